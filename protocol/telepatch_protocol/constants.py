@@ -1,0 +1,22 @@
+"""Constants: what each form of them stands for."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from telepatch_protocol.errors import BadArgument, TooLarge
+from telepatch_protocol.meta import shown
+
+MAX_RANGE = 1_000_000
+"""How many numbers a range may hold."""
+
+
+def numbers(bounds: JsonValue) -> list[int]:
+    """The integers of ``{"range": [start, stop, step]}``, as Python's `range` gives them."""
+    ok = isinstance(bounds, list) and 1 <= len(bounds) <= 3
+    if not ok or not isinstance(bounds, list) or not all(type(bound) is int for bound in bounds):
+        raise BadArgument(f"a range is a list of one to three integers; found {shown(bounds)}")
+    found = range(*[bound for bound in bounds if isinstance(bound, int)])
+    if len(found) > MAX_RANGE:
+        raise TooLarge(f"a range of {len(found):,} numbers is over the limit of {MAX_RANGE:,}")
+    return list(found)

@@ -1,0 +1,330 @@
+"""The intervention graph: the document that a client sends and a worker runs, as frozen models.
+
+A graph says *which forwards run* (`runs`), *what is read, computed and written around them* (`nodes`), and *what
+comes back* (`saves`). Nodes are ordered by what they need, not by where they stand; only within one site does the order
+in the document count. Prompts, tensors, numbers, indices and the numbers in site paths live in `constants`, so that
+documents that differ only in these share one structure (`structure_key`).
+
+Every kind of the language is in this schema. Those in `EXECUTED` run on this version of the service; the others are
+refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+
+from telepatch_protocol import PROTOCOL
+from telepatch_protocol.card import Frozen
+from telepatch_protocol.refs import NAME
+
+Id = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
+"""Id of a node, run, invoke, constant, bound name or saved value; unique in the document."""
+
+Arg = JsonValue
+"""A JSON literal, a ``"$reference"``, a constant form, or a list of these."""
+
+Index = list[JsonValue]
+"""Elements: integers, ``"a:b:c"`` with integers or references, ``"..."``, null for a new axis, lists, references."""
+
+
+class Invoke(Frozen):
+    """One input's part of a run: exactly one of text, ids, messages or named tensors; literal or a value.
+
+    A list of texts (or of lists of ids) of equal length in tokens gives several leading rows.
+    """
+
+    id: Id
+    text: Arg = None
+    ids: Arg = None
+    messages: Arg = None
+    inputs: dict[str, Arg] | None = None
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Invoke:
+        given = [name for name in ("text", "ids", "messages", "inputs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise ValueError(f"invoke '{self.id}' needs exactly one of text, ids, messages, inputs; found {found}")
+        return self
+
+    @property
+    def form(self) -> Literal["text", "ids", "messages", "inputs"]:
+        """Which of the four it is."""
+        if self.text is not None:
+            return "text"
+        if self.ids is not None:
+            return "ids"
+        return "messages" if self.messages is not None else "inputs"
+
+
+class Each(Frozen):
+    """A sub-graph evaluated at every step of a generation, with carried state."""
+
+    state: dict[Id, Arg] = Field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    carry: dict[Id, Arg] = Field(default_factory=dict)
+    stop: Arg = None
+    emit: dict[Id, Arg] = Field(default_factory=dict)
+    out: dict[Id, Arg] = Field(default_factory=dict)
+
+
+class Generate(Frozen):
+    """Settings that make a run a generation instead of one forward."""
+
+    max_new_tokens: Arg
+    temperature: Arg = 0
+    top_p: Arg = None
+    top_k: Arg = None
+    seed: Arg = None
+    stop: Arg = None
+
+
+class Run(Frozen):
+    """One forward, or one generation, over its invokes."""
+
+    id: Id
+    invokes: tuple[Invoke, ...]
+    generate: Generate | None = None
+    each: Each | None = None
+
+
+class SubGraph(Frozen):
+    """The document in small; it sees every value outside it."""
+
+    runs: tuple[Run, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    out: dict[Id, Arg] = Field(default_factory=dict)
+
+
+class _Kinded(Frozen):
+    """A node: its `kind` is always written, also where defaults are left out."""
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": type(self).model_fields["kind"].default, **plain(self)}
+
+
+class Get(_Kinded):
+    """The value at a site, or of a parameter; `index` takes a part of it where it lies.
+
+    `invoke` is left out for parameters. `step` is the step of a generation, `call` which of several firings of a module
+    within one forward.
+    """
+
+    kind: Literal["get"] = "get"
+    id: Id
+    site: str
+    invoke: Id | None = None
+    index: Index | None = None
+    step: Arg = None
+    call: int | None = None
+
+
+class Set(_Kinded):
+    """Replace the value at a site, whole or by index; the value is broadcast and cast to what is there."""
+
+    kind: Literal["set"] = "set"
+    id: Id
+    site: str
+    invoke: Id | None = None
+    value: Arg
+    index: Index | None = None
+    step: Arg = None
+    call: int | None = None
+
+
+class Call(_Kinded):
+    """An operation of the vocabulary, with PyTorch's argument names."""
+
+    kind: Literal["call"] = "call"
+    id: Id
+    op: str
+    args: tuple[Arg, ...] = ()
+    kwargs: dict[str, Arg] = Field(default_factory=dict)
+
+
+class Module(_Kinded):
+    """A module of the model applied to values; not counted as a firing, and not intervened on."""
+
+    kind: Literal["module"] = "module"
+    id: Id
+    path: str
+    args: tuple[Arg, ...] = ()
+    kwargs: dict[str, Arg] = Field(default_factory=dict)
+
+
+class Grad(_Kinded):
+    """Gradients of a one-element value with respect to values; `body` may edit the backward pass."""
+
+    kind: Literal["grad"] = "grad"
+    id: Id
+    of: Arg
+    wrt: tuple[Arg, ...]
+    body: SubGraph | None = None
+
+
+Reduction = Literal["stack", "cat", "sum", "mean", "weighted", "max", "min"]
+
+
+class Map(_Kinded):
+    """A sub-graph once per element of `over`, zipped or as a grid; each output is reduced as asked."""
+
+    kind: Literal["map"] = "map"
+    id: Id
+    over: dict[Id, Arg]
+    grid: bool = False
+    body: SubGraph
+    reduce: dict[Id, Reduction] = Field(default_factory=dict)
+    emit: dict[Id, Arg] = Field(default_factory=dict)
+
+
+class Repeat(_Kinded):
+    """A sub-graph n times, or while a carried scalar holds, up to n."""
+
+    kind: Literal["repeat"] = "repeat"
+    id: Id
+    n: Arg
+    carry: dict[Id, Arg] = Field(default_factory=dict)
+    body: SubGraph
+    while_: Arg = Field(default=None, alias="while")
+    emit: dict[Id, Arg] = Field(default_factory=dict)
+
+
+class Cond(_Kinded):
+    """Choose between two values, or two sub-graphs without runs."""
+
+    kind: Literal["cond"] = "cond"
+    id: Id
+    if_: Arg = Field(alias="if")
+    then: SubGraph | Arg
+    else_: SubGraph | Arg = Field(alias="else")
+
+
+class Parameter(Frozen):
+    """A tensor that a fit trains."""
+
+    init: Arg
+    constraint: Literal["orthogonal", "unit_norm", "positive"] | None = None
+    dim: int | None = None
+
+
+class Optimiser(Frozen):
+    """How a fit steps; any number may be a value computed from the step."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    lr: Arg
+    betas: Arg = None
+    eps: Arg = None
+    weight_decay: Arg = None
+    momentum: Arg = None
+    clip_norm: Arg = None
+
+
+class After(Frozen):
+    """What happens after each update of a fit: changes of state, parameters and optimiser moments, and when to stop."""
+
+    nodes: tuple[Node, ...] = ()
+    carry: dict[Id, Arg] = Field(default_factory=dict)
+    reset_moments: dict[Id, Arg] = Field(default_factory=dict)
+    stop: Arg = None
+
+
+class Fit(_Kinded):
+    """A repeat with an optimiser: trains `params` so that the body's ``loss`` falls."""
+
+    kind: Literal["fit"] = "fit"
+    id: Id
+    over: dict[Id, Arg]
+    batch_size: Arg
+    steps: Arg = None
+    epochs: Arg = None
+    shuffle: Arg = None
+    buffer: dict[str, Arg] | None = None
+    params: dict[Id, Parameter]
+    state: dict[Id, Arg] = Field(default_factory=dict)
+    before: SubGraph | None = None
+    optimiser: Optimiser
+    body: SubGraph
+    reduce: dict[Id, Reduction] = Field(default_factory=dict)
+    after: After | None = None
+    emit: dict[Id, Arg] = Field(default_factory=dict)
+    checkpoint_every: Arg = None
+
+
+Node = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+
+KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
+"""Every kind of node in the language."""
+
+EXECUTED: frozenset[str] = frozenset({"get", "set", "call", "module"})
+"""The kinds that this version of the service runs."""
+
+
+class ModelRef(Frozen):
+    """Which model, and optionally which revision of it the graph was made for."""
+
+    id: str = Field(min_length=1, max_length=200)
+    revision: str | None = None
+
+
+class Options(Frozen):
+    """How a job is run.
+
+    Attributes:
+        exact: alone, without any saving of work: bit for bit what PyTorch hooks give in float32.
+        isolate: in a batch of its own; implies `exact`.
+        aligned: all prompts of a run must have the same number of tokens.
+    """
+
+    exact: bool = False
+    isolate: bool = False
+    aligned: bool = False
+
+
+class Graph(Frozen):
+    """The whole document; `lines` maps node ids to ``file:line`` of the author's program, for error messages."""
+
+    protocol: tuple[int, int] = PROTOCOL
+    model: ModelRef
+    runs: tuple[Run, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    saves: dict[Id, str]
+    constants: dict[Id, JsonValue] = Field(default_factory=dict)
+    options: Options = Options()
+    lines: dict[str, str] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The document as JSON text, defaults left out; `telepatch_protocol.wire.decode` reads it back."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The document as JSON values, defaults left out."""
+        found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        found["protocol"] = list(self.protocol)
+        return found
+
+    def structure_key(self) -> str:
+        """A digest of everything but the constants' values and the author's lines: equal for variants of one shape."""
+        shape = self.model_dump(mode="json", by_alias=True, exclude={"constants", "lines"})
+        shape["constants"] = sorted(self.constants)
+        return hashlib.sha256(json.dumps(shape, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def place_of(self, node: str | None) -> tuple[str | None, int | None]:
+        """File and line of a node in the author's program, where known."""
+        file, _, line = self.lines.get(node or "", "").rpartition(":")
+        return (file, int(line)) if file and line.isdigit() else (None, None)
+
+
+for _model in (SubGraph, Each, After, Map, Repeat, Cond, Fit, Grad, Run, Graph):
+    _model.model_rebuild()

@@ -1,0 +1,131 @@
+"""What a job costs, from its checked graph alone: nothing is run, and no tensor is made.
+
+Sizes that the data decides (a boolean mask's count) are priced as one axis of the model's longest input; the worker
+checks them again while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from telepatch_protocol.card import ModelCard
+from telepatch_protocol.causality import Pass
+from telepatch_protocol.check import Checked
+from telepatch_protocol.dtypes import ITEM_BYTES
+from telepatch_protocol.errors import TooLarge
+from telepatch_protocol.graph import Node
+from telepatch_protocol.jobs import Price
+from telepatch_protocol.meta import Meta
+from telepatch_protocol.order import refs_of
+from telepatch_protocol.sizes import Size, product
+
+ACTIVATIONS_ALIVE = 4
+"""How many copies of a model's widest activation are taken to be alive at once in a forward."""
+
+
+def price(checked: Checked, card: ModelCard) -> Price:
+    """The price of a job.
+
+    Args:
+        checked: its graph, checked with the lengths of its inputs known.
+        card: of the model that will run it.
+
+    Raises:
+        TooLarge: over one of the card's limits; the message has both numbers.
+    """
+    tokens = [_tokens(one, checked, card) for one in checked.schedule.passes]
+    activations = max(
+        (_activations(one, count, card) for one, count in zip(checked.schedule.passes, tokens, strict=True)), default=0
+    )
+    found = Price(
+        rows=sum(_rows(one, checked) for one in checked.schedule.passes),
+        tokens=sum(tokens),
+        passes=len(checked.schedule.passes),
+        peak_bytes=_peak(checked, card) + activations,
+        saved_bytes=sum(_bytes(meta, card) for meta in checked.saves.values()),
+        flops=2.0 * card.parameters * sum(tokens) + sum(_elements(checked, node, card) for node in checked.order),
+    )
+    _within(found, card)
+    return found
+
+
+def _within(found: Price, card: ModelCard) -> None:
+    limits = card.limits
+    for what, have, most in (
+        ("rows", found.rows, limits.max_rows),
+        ("bytes of values at once", found.peak_bytes, limits.max_bytes),
+        ("bytes of saved values", found.saved_bytes, limits.max_saved_bytes),
+    ):
+        if have > most:
+            raise TooLarge(
+                f"the job needs {have:,} {what}; the limit of model '{card.id}' is {most:,}. "
+                "Save or compute less, or split it into several jobs"
+            )
+
+
+def _rows(one: Pass, checked: Checked) -> int:
+    return sum(_known(checked.inputs[invoke].rows, 1) for invoke in one.invokes)
+
+
+def _tokens(one: Pass, checked: Checked, card: ModelCard) -> int:
+    longest = card.limits.max_positions
+    sizes = (checked.inputs[invoke] for invoke in one.invokes)
+    return sum(_known(size.rows, 1) * _known(size.length, longest) for size in sizes)
+
+
+def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
+    """Bytes of the widest activation up to where the forward stops."""
+    widest = max(
+        (
+            product(tuple(axis for axis in leaf.axes if isinstance(axis, int))) * ITEM_BYTES[leaf.dtype]
+            for module in card.modules
+            if module.output is not None and min(module.output.order) <= one.stop
+            for leaf in module.output.leaves
+            if not leaf.engine
+        ),
+        default=0,
+        key=lambda size: size if isinstance(size, int) else 0,
+    )
+    return tokens * _known(widest, 0) * ACTIVATIONS_ALIVE
+
+
+def _peak(checked: Checked, card: ModelCard) -> int:
+    """Most bytes of node values alive at once, each from where it is made to its last use; saved ones to the end."""
+    last = {ref.id: place for place, node in enumerate(checked.order) for ref in refs_of(node)}
+    kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
+    dying: dict[int, list[str]] = {}
+    for name, place in last.items():
+        dying.setdefault(place, []).append(name)
+    sizes = {
+        node.id: sum(_bytes(meta, card) for meta in _metas(checked, node))
+        for node in checked.order
+        if node.kind != "set"
+    }
+    alive = peak = 0
+    for place, node in enumerate(checked.order):
+        alive += sizes.get(node.id, 0)
+        peak = max(peak, alive)
+        alive -= sum(sizes.get(name, 0) for name in dying.get(place, ()) if name not in kept)
+        if node.id not in last and node.id not in kept:
+            alive -= sizes.get(node.id, 0)
+    return peak
+
+
+def _elements(checked: Checked, node: Node, card: ModelCard) -> int:
+    return sum(_bytes(meta, card) // ITEM_BYTES.get(meta.dtype or "", 4) for meta in _metas(checked, node))
+
+
+def _metas(checked: Checked, node: Node) -> Iterable[Meta]:
+    found = checked.values[node.id]
+    candidates = found.values() if isinstance(found, dict) else (found,)
+    return [meta for meta in candidates if isinstance(meta, Meta)]
+
+
+def _bytes(meta: Meta, card: ModelCard) -> int:
+    """Bytes of a value, unknown sizes taken as the longest input."""
+    shape = tuple(_known(dim, card.limits.max_positions) for dim in meta.shape or ())
+    return _known(product(shape), 0) * ITEM_BYTES.get(meta.dtype or "", 4)
+
+
+def _known(dim: int | Size, otherwise: int) -> int:
+    return dim if isinstance(dim, int) else otherwise

@@ -1,0 +1,231 @@
+"""Sites: places in a model, spelled ``path:port``, and where a model's card says they are.
+
+    model.layers.10:output           the tensor that the module returns (the first one, if it returns several)
+    model.layers.10.self_attn:outputs.1   one leaf of what it returns
+    model.layers.10.self_attn:inputs.hidden_states
+    model.layers.{layer}.mlp:input   a number taken from a constant or a bound name
+    blocks.*:resid_post              every block, stacked; `blocks` and `resid_post` are standard aliases
+    lm_head:param.weight             a parameter or buffer
+
+Two spellings of one place resolve to the same `Place`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from telepatch_protocol.card import Leaf, ModelCard, ModuleCard, PortCard
+from telepatch_protocol.errors import BadArgument, NotYetSupported, UnknownSite
+from telepatch_protocol.refs import NAME
+
+PORTS = ("input", "output", "inputs", "outputs", "param")
+"""Ports that every module has."""
+
+_LATER = ("source", "grad")
+_SITE = re.compile(r"(?P<path>[^:\s]{0,400}):(?P<port>[A-Za-z_]+)(?:\.(?P<leaf>[^:\s]{1,200}))?", re.ASCII)
+_HOLE = re.compile(rf"\{{({NAME})\}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site as written: `path` may hold one ``*`` and numbers by name in braces; `leaf` follows the port."""
+
+    path: str
+    port: str
+    leaf: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.port}" + (f".{self.leaf}" if self.leaf else "")
+
+    @property
+    def starred(self) -> bool:
+        """Whether it means every matching module, stacked."""
+        return "*" in self.path
+
+    @property
+    def holes(self) -> tuple[str, ...]:
+        """Names whose numbers are to be filled into the path."""
+        return tuple(_HOLE.findall(self.path))
+
+    def fill(self, number: Callable[[str], int]) -> Site:
+        """The same site with the numbers in place."""
+        return Site(_HOLE.sub(lambda match: str(number(match[1])), self.path), self.port, self.leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A site found on a card: native path, direction, and the leaf there. Equal places are the same tensor."""
+
+    path: str
+    port: str
+    leaf: str
+    call: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.port}" + (f"[{self.leaf}]" if self.leaf else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place with what the card knows of it; `order` is its event's number in the forward, -1 for a parameter."""
+
+    place: Place
+    order: int
+    leaf: Leaf
+
+
+def parse(text: str) -> Site:
+    """Read ``path:port`` or ``path:port.leaf``.
+
+    Raises:
+        BadArgument: not of that form, or more than one star.
+    """
+    match = _SITE.fullmatch(text)
+    if match is None:
+        raise BadArgument(f"{text!r} is not a site; write 'path:port', such as 'model.layers.3:output'")
+    if match["path"].count("*") > 1:
+        raise BadArgument(f"site {text!r} holds {match['path'].count('*')} stars; one is allowed")
+    return Site(match["path"], match["port"], match["leaf"])
+
+
+def native_path(card: ModelCard, path: str) -> str:
+    """The model's own path for `path`, which may begin with a standard alias."""
+    segments = path.split(".")
+    if (segments[0] if segments else "") in card.children.get("", ()):
+        return path
+    best: tuple[int, str] | None = None
+    for alias, target in card.aliases.modules.items():
+        keys = alias.split(".")
+        stars = _match(keys, segments[: len(keys)])
+        if stars is not None and (best is None or len(keys) > best[0]):
+            best = (len(keys), _refill(target, stars))
+    if best is None:
+        return path
+    return ".".join([best[1], *segments[best[0] :]])
+
+
+def find(card: ModelCard, site: Site, call: int | None = None) -> tuple[Found, ...]:
+    """Where a site with all its numbers filled in lies: one place, or for a starred site all in firing order.
+
+    Raises:
+        UnknownSite: no such module, port, leaf or parameter; the message says what exists there.
+        NotYetSupported: a port that this version does not execute.
+    """
+    path = native_path(card, site.path)
+    if not site.starred:
+        return (_find_one(card, path, site, call),)
+    modules = [module for module in card.modules if _match(path.split("."), module.path.split(".")) is not None]
+    if not modules:
+        raise _no_module(card, path, site)
+    found = [_find_one(card, module.path, site, call) for module in modules]
+    shapes = {one.leaf.axes for one in found}
+    if len(shapes) > 1:
+        listed = ", ".join(sorted(map(str, shapes)))
+        raise UnknownSite(f"site '{site}' matches modules of different shapes ({listed}); name them one by one")
+    return tuple(sorted(found, key=lambda one: one.order))
+
+
+def ports_of(card: ModelCard, path: str) -> dict[str, str]:
+    """The standard port names that a native module path has, with the native port that each one means."""
+    segments = path.split(".")
+    for alias, ports in card.aliases.ports.items():
+        if _match(card.aliases.modules.get(alias, alias).split("."), segments) is not None:
+            return ports
+    return {}
+
+
+def _find_one(card: ModelCard, path: str, site: Site, call: int | None) -> Found:
+    module = card.by_path.get(path)
+    if module is None:
+        raise _no_module(card, path, site)
+    if site.port in _LATER:
+        raise NotYetSupported(f"site '{site}': port '{site.port}' is not executed by this service yet")
+    if site.port == "param":
+        return _find_param(module, site)
+    native = ports_of(card, path).get(site.port, site.port)
+    port, _, alias_leaf = native.partition(".")
+    if port not in ("input", "output", "inputs", "outputs"):
+        known = [*PORTS, *ports_of(card, path)]
+        near = _near(site.port, known)
+        raise UnknownSite(f"'{site.path}' has no port '{site.port}'{near}; ports here: {', '.join(known)}")
+    return _find_leaf(module, site, port, site.leaf or alias_leaf, call)
+
+
+def _find_leaf(module: ModuleCard, site: Site, port: str, leaf: str, call: int | None) -> Found:
+    side = port.removesuffix("s")
+    events: PortCard | None = module.input if side == "input" else module.output
+    if events is None or not events.leaves:
+        raise UnknownSite(f"'{site.path}' ({module.kind}) does not fire in this model's forward, so it has no {port}")
+    order = _which_call(events, site, call)
+    if not port.endswith("s"):
+        if leaf:
+            raise UnknownSite(f"'{site}': '{port}' is one tensor; '{port}s.{leaf}' names a leaf")
+        chosen = events.leaves[events.primary]
+        return Found(Place(module.path, side, chosen.path, call or 0), order, chosen)
+    for candidate in events.leaves:
+        if candidate.path == leaf:
+            return Found(Place(module.path, side, leaf, call or 0), order, candidate)
+    known = ", ".join(f"{port}.{one.path}" if one.path else side for one in events.leaves)
+    raise UnknownSite(f"'{site.path}' has no leaf '{leaf}' in its {port}; there are: {known}")
+
+
+def _which_call(events: PortCard, site: Site, call: int | None) -> int:
+    if call is None and len(events.order) > 1:
+        raise UnknownSite(f"'{site.path}' fires {len(events.order)} times in one forward; say which call, from 0")
+    if call is not None and not 0 <= call < len(events.order):
+        raise UnknownSite(f"'{site.path}' fires {len(events.order)} times in one forward; there is no call {call}")
+    return events.order[call or 0]
+
+
+def _find_param(module: ModuleCard, site: Site) -> Found:
+    param = module.params.get(site.leaf or "")
+    if param is None:
+        known = ", ".join(module.params) or "none"
+        raise UnknownSite(f"'{site.path}' ({module.kind}) has no parameter '{site.leaf}'; its own parameters: {known}")
+    leaf = Leaf(path=site.leaf or "", axes=param.shape, dtype=param.dtype)
+    return Found(Place(module.path, "param", leaf.path), -1, leaf)
+
+
+def _no_module(card: ModelCard, path: str, site: Site) -> UnknownSite:
+    parent = path
+    while parent and parent not in card.by_path:
+        parent = parent.rpartition(".")[0]
+    missing = path[len(parent) :].lstrip(".").split(".")[0]
+    names = list(card.children.get(parent, ()))
+    if not parent:
+        names += sorted({alias.split(".")[0] for alias in card.aliases.modules})
+    shown = _span(names)
+    where = f"'{parent}'" if parent else f"model '{card.id}'"
+    return UnknownSite(f"site '{site}': {where} has no child '{missing}'{_near(missing, names)}; it has: {shown}")
+
+
+def _span(names: list[str]) -> str:
+    if len(names) > 3 and all(name.isdigit() for name in names):
+        return f"{names[0]} to {names[-1]}"
+    return ", ".join(names) or "no children"
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _match(pattern: list[str], segments: list[str]) -> list[str] | None:
+    """What the stars of `pattern` stand for in `segments`, or None where they differ."""
+    if len(pattern) != len(segments):
+        return None
+    stars: list[str] = []
+    for key, segment in zip(pattern, segments, strict=True):
+        if key == "*" and (segment.isdigit() or segment == "*" or segment.startswith("{")):
+            stars.append(segment)
+        elif key != segment:
+            return None
+    return stars
+
+
+def _refill(target: str, stars: list[str]) -> str:
+    pieces = iter(stars)
+    return ".".join(next(pieces) if segment == "*" else segment for segment in target.split("."))

@@ -1,0 +1,178 @@
+"""Tensors as safetensors bytes, without PyTorch: numpy arrays for every dtype, bfloat16 included.
+
+numpy has no bfloat16, so a tensor of it is read as float32 holding the same numbers, and its dtype is kept beside it.
+The format is that of the safetensors library: a little-endian header length, a JSON header, the data.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from telepatch_protocol.dtypes import ITEM_BYTES
+from telepatch_protocol.errors import ProtocolError
+from telepatch_protocol.meta import Meta
+
+Array = npt.NDArray[np.generic]
+
+MAX_HEADER = 16 * 2**20
+"""Bytes that a header may take."""
+
+_WIRE: dict[str, str] = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
+_NAMES = {dtype: wire for wire, dtype in _WIRE.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """An array and the dtype it has on the wire; `array` is float32 where the dtype is bfloat16."""
+
+    array: Array
+    dtype: str
+
+    @staticmethod
+    def of(array: Array) -> Tensor:
+        """An array with its own dtype.
+
+        Raises:
+            ProtocolError: a dtype that values cannot have, such as complex or text.
+        """
+        name = array.dtype.name
+        if name not in ITEM_BYTES:
+            raise ProtocolError(f"arrays of dtype {name} cannot be sent; known: {', '.join(ITEM_BYTES)}")
+        return Tensor(array, name)
+
+    @property
+    def meta(self) -> Meta:
+        """Its shape and dtype."""
+        return Meta(tuple(self.array.shape), self.dtype)
+
+
+def encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as one safetensors file."""
+    header: dict[str, object] = {}
+    chunks: list[bytes] = []
+    offset = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0])):
+        data = _raw(tensor)
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.array.shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
+        chunks.append(data)
+        offset += len(data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(chunks)
+
+
+def metas(data: bytes) -> dict[str, Meta]:
+    """Names, shapes and dtypes of a safetensors file, every claim of its header checked against its bytes.
+
+    Raises:
+        ProtocolError: not such a file, or one whose header lies.
+    """
+    return {name: Meta(entry.shape, entry.dtype) for name, entry in _read_header(data).items()}
+
+
+def decode(data: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, as read-only views of `data` where numpy knows the dtype.
+
+    Raises:
+        ProtocolError: not such a file, or one whose header lies.
+    """
+    return {name: _read(data, entry) for name, entry in _read_header(data).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def _read_header(data: bytes) -> dict[str, _Entry]:
+    if len(data) < 8:
+        raise ProtocolError(f"{len(data)} bytes are no safetensors file")
+    length = struct.unpack("<Q", data[:8])[0]
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise ProtocolError(f"the safetensors header claims {length} bytes; there are {len(data) - 8}")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("the safetensors header is not JSON") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("the safetensors header is no JSON object")
+    header.pop("__metadata__", None)
+    entries = {name: _entry(name, claim, 8 + length, len(data)) for name, claim in header.items()}
+    end = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            raise ProtocolError(f"tensor '{name}' overlaps another one or leaves a gap")
+        end = entry.stop
+    if end != len(data):
+        raise ProtocolError(f"{len(data) - end} bytes of the safetensors file belong to no tensor")
+    return entries
+
+
+def _entry(name: str, claim: object, base: int, total: int) -> _Entry:
+    if not isinstance(claim, dict) or set(claim) != {"dtype", "shape", "data_offsets"}:
+        raise ProtocolError(f"tensor '{name}' is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = _WIRE.get(str(claim["dtype"])), claim["shape"], claim["data_offsets"]
+    if dtype is None:
+        raise ProtocolError(f"tensor '{name}' has dtype {claim['dtype']!r}; known: {', '.join(_WIRE)}")
+    if not _naturals(shape) or len(shape) > 64 or not _naturals(offsets) or len(offsets) != 2:
+        raise ProtocolError(f"tensor '{name}' has a shape or offsets that are no lists of natural numbers")
+    count = 1
+    for dim in shape:
+        count *= dim
+    start, stop = base + offsets[0], base + offsets[1]
+    if stop > total or stop - start != count * ITEM_BYTES[dtype]:
+        raise ProtocolError(
+            f"tensor '{name}' of shape {shape} and dtype {dtype} does not fill its {stop - start} bytes"
+        )
+    return _Entry(dtype, tuple(shape), start, stop)
+
+
+def _naturals(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one < 2**62 for one in value)
+
+
+def _read(data: bytes, entry: _Entry) -> Tensor:
+    raw = memoryview(data)[entry.start : entry.stop]
+    if entry.dtype != "bfloat16":
+        array = np.frombuffer(raw, dtype=np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape)
+        return Tensor(array.astype(entry.dtype, copy=False), entry.dtype)
+    high = np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16
+    return Tensor(high.view(np.float32).reshape(entry.shape), "bfloat16")
+
+
+def _raw(tensor: Tensor) -> bytes:
+    if tensor.dtype == "bfloat16":
+        return _round_to_bfloat16(tensor.array).tobytes()
+    wanted = np.dtype(tensor.dtype).newbyteorder("<")
+    return np.ascontiguousarray(tensor.array, dtype=wanted).tobytes()
+
+
+def _round_to_bfloat16(array: Array) -> npt.NDArray[np.uint16]:
+    """The upper halves of float32 numbers, rounded to nearest even; not-a-number stays that."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return np.where(np.isnan(array.astype(np.float32)), np.uint16(0x7FC0), rounded).astype("<u2")
