@@ -1,0 +1,187 @@
+"""Work besides the jobs of people, through RQ: what takes long, and what comes again and again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+
+from telepatch_broker.blobs import Blobs
+from telepatch_broker.connection import connect, connect_sync
+from telepatch_broker.lane import Lane
+from telepatch_broker.tasks import Task, Tasks
+
+_KEPT_SECONDS = 3600
+_STOP_SECONDS = 15.0
+_RESTART_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """A queue of tasks, and a thread of this process that runs them.
+
+    Args:
+        url: of Redis.
+        tasks: what may be run.
+        queue: its name; processes with other tasks use another one.
+
+    Example:
+        >>> house = Housekeeping(url, Tasks(broker_tasks(url, blobs)))
+        >>> house.every(60, "expire_results")
+        >>> with house.run():
+        ...     house.enqueue("expire_results")
+    """
+
+    def __init__(self, url: str, tasks: Tasks, *, queue: str = "housekeeping") -> None:
+        self._url = url
+        self._tasks = tasks
+        self._name = queue
+        self._periodic: list[tuple[float, str, tuple[Any, ...]]] = []
+
+    def enqueue(self, name: str, *arguments: Any, timeout_seconds: int = 600) -> str:
+        """Have a task run by some process that serves this queue; returns its id.
+
+        Raises:
+            NotFound: the name is not in the table.
+        """
+        with connect_sync(self._url) as client:
+            return self._enqueue(client, name, arguments, timeout_seconds)
+
+    def state(self, id: str) -> str | None:
+        """What RQ says of a task: queued, started, finished or failed; None when it is forgotten."""
+        with connect_sync(self._url) as client:
+            job = self._queue(client).fetch_job(id)
+            return None if job is None else str(job.get_status().value)
+
+    def every(self, seconds: float, name: str, *arguments: Any) -> None:
+        """Have a task run periodically: once per period, however many processes ask for it."""
+        _ = self._tasks[name]
+        self._periodic.append((seconds, name, arguments))
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Run tasks in a thread while the block lasts; its end waits, for a while, for the one that is running."""
+        stopping = threading.Event()
+        threads = [
+            threading.Thread(target=target, args=(stopping,), name=f"{self._name}-{what}", daemon=True)
+            for what, target in (("work", self._work), ("clock", self._tick))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join(_STOP_SECONDS)
+
+    def _queue(self, client: redis.Redis) -> Queue:
+        return Queue(self._name, connection=client, job_class=self._tasks.job_class(), serializer=JSONSerializer)
+
+    def _enqueue(self, client: redis.Redis, name: str, arguments: tuple[Any, ...], timeout_seconds: int) -> str:
+        _ = self._tasks[name]
+        job = self._queue(client).enqueue_call(
+            name,
+            args=arguments,
+            timeout=timeout_seconds,
+            result_ttl=_KEPT_SECONDS,
+            failure_ttl=_KEPT_SECONDS * 24,
+            description=name,
+        )
+        return str(job.id)
+
+    def _work(self, stopping: threading.Event) -> None:
+        with connect_sync(self._url) as client:
+            # A worker ends when something is wrong, with Redis or with what it found there; the next one takes over.
+            while not stopping.is_set():
+                try:
+                    queue = self._queue(client)
+                    worker = TaskWorker(
+                        [queue], connection=client, job_class=queue.job_class, serializer=JSONSerializer, worker_ttl=60
+                    )
+                    worker.stopping = stopping
+                    worker.work(logging_level=None)
+                except (RedisError, OSError, ValueError) as error:
+                    log.warning("housekeeping starts again: %r", error)
+                stopping.wait(_RESTART_SECONDS)
+
+    def _tick(self, stopping: threading.Event) -> None:
+        if not self._periodic:
+            return
+        step = min(1.0, *(seconds / 4 for seconds, _, _ in self._periodic))
+        with connect_sync(self._url) as client:
+            while not stopping.wait(step):
+                try:
+                    self._enqueue_due(client)
+                except (RedisError, OSError) as error:
+                    log.warning("housekeeping could not enqueue: %r", error)
+
+    def _enqueue_due(self, client: redis.Redis) -> None:
+        for seconds, name, arguments in self._periodic:
+            period = f"telepatch:every:{self._name}:{name}"
+            if client.set(period, "1", nx=True, px=max(1, round(seconds * 1000))):
+                self._enqueue(client, name, arguments, timeout_seconds=600)
+
+
+class TaskWorker(SimpleWorker):
+    """RQ's worker inside a thread: no signals, no commands from Redis, no change of the process."""
+
+    death_penalty_class = TimerDeathPenalty
+    stopping: threading.Event
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds that it sleeps at once; after that it looks whether to stop."""
+        return 1
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Say that it is alive, which it does before each task."""
+        super().heartbeat(timeout, pipeline)
+        if self.stopping.is_set():
+            raise StopRequested
+
+    def _install_signal_handlers(self) -> None:
+        """Signals are the business of the process."""
+
+    def subscribe(self) -> None:
+        """Commands sent through Redis could end the process."""
+
+    def procline(self, message: str) -> None:
+        """The name of the process is its own."""
+
+    def clean_group_registries(self) -> None:
+        """There are no groups, and RQ would unpickle what it finds in one."""
+
+
+def broker_tasks(url: str, blobs: Blobs, **options: Any) -> Mapping[str, Task]:
+    """The tasks of this room.
+
+    Args:
+        url: of Redis.
+        blobs: where results are.
+        options: of `Lane`.
+
+    Returns:
+        ``expire_results``, to be run every minute or so; and ``reclaim``, every few seconds, for models whose workers
+        are all gone.
+    """
+
+    async def expire_results() -> int:
+        async with connect(url) as client:
+            return await Lane(client, blobs, **options).expire_results()
+
+    async def reclaim() -> int:
+        async with connect(url) as client:
+            return len(await Lane(client, blobs, **options).reclaim())
+
+    return {"expire_results": expire_results, "reclaim": reclaim}

@@ -1,0 +1,93 @@
+"""Names of everything this room keeps in Redis; ``scripts/common.lua`` builds the same ones inside scripts.
+
+What belongs to one model carries the model as hash tag, so that it stays together.
+"""
+
+from __future__ import annotations
+
+import re
+
+from telepatch_protocol.errors import BadArgument
+
+DOORBELL = "telepatch:doorbell"
+"""Channel: the name of each person whose event stream has grown."""
+
+EXPIRY = "telepatch:expiry"
+"""Sorted set: ids of ended jobs by the time at which their result, and later their record, goes."""
+
+GARBAGE = "telepatch:garbage"
+"""Sorted set: names of blobs by the time at which they go. Every blob starts here, until a job refers to it."""
+
+USES = "telepatch:uses"
+"""Hash: how many unfinished jobs need an attachment."""
+
+MODELS = "telepatch:models"
+"""Set: models that ever had a job."""
+
+CARDS = "telepatch:cards"
+"""Hash: model cards, as JSON."""
+
+NONCE = "telepatch:nonce"
+"""Hash: name and content of the blob by which processes see that they share one blob store."""
+
+_NAME = re.compile(r"[^\s{}\x00-\x1f]{1,200}")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def check_name(what: str, name: str) -> str:
+    """The name of a model, person or worker, if it can stand in a key."""
+    if not _NAME.fullmatch(name):
+        raise BadArgument(f"the {what} is named {name!r}; 1 to 200 characters without white space and braces can be")
+    return name
+
+
+def check_id(id: str) -> str:
+    """The id of a job, if it is a UUID as the protocol writes it."""
+    if not _ID.fullmatch(id):
+        raise BadArgument(f"the job id is {id!r}; a UUID in lower case, as new_job_id() gives, can be")
+    return id
+
+
+def job(id: str) -> str:
+    """Hash: one job."""
+    return f"telepatch:job:{id}"
+
+
+def children(id: str) -> str:
+    """List: ids of the jobs that wait for this one."""
+    return f"telepatch:job:{id}:children"
+
+
+def of_model(model: str, what: str) -> str:
+    """What one model has.
+
+    ``people`` with queued jobs by virtual time, people ``served`` ahead of the ``clock``, ``leases`` by deadline, the
+    list that wakes workers (``wake``), ``counts`` by state, ``workers`` and how far each is with ``loading``; the
+    channel ``cancelled``.
+    """
+    return f"telepatch:{{{model}}}:{what}"
+
+
+def queue(model: str, person: str) -> str:
+    """List: ids of the jobs of a person that are queued for a model, next one first."""
+    return of_model(model, f"queue:{person}")
+
+
+def jobs_of(person: str) -> str:
+    """Sorted set: ids of all jobs of a person, all with score 0, so that they sort by id."""
+    return f"telepatch:person:{person}:jobs"
+
+
+def events_of(person: str) -> str:
+    """Stream: events of all jobs of a person."""
+    return f"telepatch:person:{person}:events"
+
+
+def worker(id: str) -> str:
+    """String that expires: what a worker says of itself, as JSON."""
+    return f"telepatch:worker:{id}"
+
+
+def tokenizer(sha256: str) -> str:
+    """String: a tokenizer file."""
+    return f"telepatch:tokenizer:{sha256}"

@@ -1,0 +1,274 @@
+"""The interactive lane: jobs from submission to their end, fair between people, each step atomic."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import redis.asyncio
+
+from telepatch_broker import keys
+from telepatch_broker.blobs import Blobs, Source
+from telepatch_broker.connection import BLOCK_SECONDS, follow
+from telepatch_broker.jobs import NewJob, TakenJob, parents_from_json, saves_to_json
+from telepatch_broker.records import Records
+from telepatch_broker.scripting import Scripts
+from telepatch_broker.submitting import Submitter
+from telepatch_protocol.errors import Conflict, ErrorRecord, NotFound
+from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, State
+
+_TAKEN = (
+    "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
+)  # fmt: skip
+_RESERVED_MS = 3600 * 1000
+_SWEEP = 200
+
+
+class Lane(Records):
+    """The life of jobs: gateways submit and cancel them, workers take and end them.
+
+    Args:
+        client: from `telepatch_broker.connection.connect`.
+        blobs: where large attachments and results go.
+        result_seconds: how long a result is kept after its job ended.
+        record_seconds: how long the record of a job is kept after its result.
+        max_attempts: workers that may die over a job before it fails.
+
+    Example:
+        >>> lane = Lane(connect("redis://localhost"), DirectoryBlobs(Path("blobs")))
+        >>> await lane.submit([NewJob(new_job_id(), "ada", "gpt2", b"{}")])
+        >>> [job] = await lane.take("gpt2", "worker-1")
+        >>> await lane.complete(job.id, "worker-1", saves={}, result=b"")
+        True
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        blobs: Blobs,
+        *,
+        result_seconds: float = 86400.0,
+        record_seconds: float = 7 * 86400.0,
+        max_attempts: int = 3,
+    ) -> None:
+        super().__init__(client, blobs)
+        self._run = Scripts(client)
+        self._submitter = Submitter(self._run, self._store, blobs, round(result_seconds * 1000))
+        self._record_ms = round(record_seconds * 1000)
+        self._max_attempts = max_attempts
+
+    # What a gateway does.
+
+    async def submit(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+        """Queue jobs, or let them wait for their parents; once this returns they are durable.
+
+        The same job again is the same job. Jobs of one call may be parents of each other, in any order.
+
+        Returns:
+            For each job, in order, its state; or the error that kept this one out, `Conflict` for an id that was used
+            with another content and `NotFound` for an unknown parent.
+
+        Raises:
+            CausalLoop: jobs wait for each other in a circle; none was queued.
+        """
+        return await self._submitter.submit(jobs)
+
+    async def cancel(self, person: str, id: str) -> State:
+        """End a job of this person now, whatever it is doing; one that has ended stays as it is.
+
+        Raises:
+            NotFound: `person` has no such job.
+        """
+        return _own(id, await self._run("cancel", keys.check_id(id), person))
+
+    async def delete_result(self, person: str, id: str) -> None:
+        """Throw away a result; jobs that already wait for it still get it.
+
+        Raises:
+            NotFound: `person` has no such job.
+            Conflict: the job has not ended.
+        """
+        state = _own(id, await self._run("discard", keys.check_id(id), person))
+        if state not in ENDED:
+            raise Conflict(f"job {id} is {state}; cancel it instead")
+
+    # What a worker does.
+
+    async def take(
+        self,
+        model: str,
+        worker: str,
+        *,
+        max_jobs: int = 32,
+        max_tokens: int = 4096,
+        lease_seconds: float = 10.0,
+        wait_seconds: float = 0.0,
+    ) -> list[TakenJob]:
+        """Lease jobs that may share a batch, from the people served least so far.
+
+        Args:
+            model: whose queue.
+            worker: who takes them.
+            max_jobs: the most jobs.
+            max_tokens: the most tokens together; the first job is taken whatever it costs.
+            lease_seconds: time until the jobs go to somebody else, unless renewed.
+            wait_seconds: how long to wait while there are none.
+        """
+        deadline = time.monotonic() + wait_seconds
+        limits = (max_jobs, max_tokens, round(lease_seconds * 1000))
+        while True:
+            found = await self._run("take", model, worker, *limits, *_TAKEN)
+            left = deadline - time.monotonic()
+            if found or left <= 0:
+                return [_taken(model, row) for row in found]
+            await self._sleep(model, min(left, BLOCK_SECONDS))
+
+    async def renew(self, worker: str, ids: Sequence[str], *, lease_seconds: float = 10.0) -> set[str]:
+        """Keep the leases, and learn which of these jobs are not this worker's any more."""
+        if not ids:
+            return set()
+        return {id.decode() for id in await self._run("renew", worker, round(lease_seconds * 1000), *ids)}
+
+    async def complete(
+        self,
+        id: str,
+        worker: str,
+        *,
+        saves: Mapping[str, SavedMeta],
+        result: bytes | Path,
+        warnings: Sequence[str] = (),
+        seconds: float = 0.0,
+    ) -> bool:
+        """Store the result of a job, then let everybody see it; jobs that waited for it become queued in the same step.
+
+        Args:
+            id: the job.
+            worker: who ran it.
+            saves: what is in the result.
+            result: the saved values, safetensors.
+            warnings: what its author should know.
+            seconds: how long it ran.
+
+        Returns:
+            False when the job was not this worker's any more, and nothing has changed.
+        """
+        size = len(result) if isinstance(result, bytes) else result.stat().st_size
+        inline, blob = b"", ""
+        if size > INLINE_LIMIT:
+            blob = await self._store("out", result)
+        else:
+            inline = result if isinstance(result, bytes) else result.read_bytes()
+        values = (saves_to_json(saves), inline, blob, size, json.dumps(list(warnings)), seconds)
+        return bool(await self._run("complete", keys.check_id(id), worker, *values))
+
+    async def fail(
+        self, id: str, worker: str, error: ErrorRecord, *, warnings: Sequence[str] = (), seconds: float = 0.0
+    ) -> bool:
+        """End a job with an error, and with it those that wait for its values.
+
+        Returns:
+            False when the job was not this worker's any more, and nothing has changed.
+        """
+        record = error.model_dump_json(exclude_none=True)
+        notes = (json.dumps(list(warnings)), seconds)
+        return bool(await self._run("fail", keys.check_id(id), worker, record, *notes))
+
+    async def give_back(self, worker: str, ids: Sequence[str]) -> None:
+        """Return jobs unfinished to the front of their queues; the attempt does not count."""
+        if ids:
+            await self._run("requeue", worker, *ids)
+
+    async def note(
+        self, id: str, worker: str, type: Literal["progress", "log", "values"], data: Mapping[str, Any]
+    ) -> bool:
+        """Tell the owner of a running job something; False when the job is not this worker's any more."""
+        return bool(await self._run("note", keys.check_id(id), worker, type, json.dumps(data)))
+
+    async def cancellations(self, model: str) -> AsyncIterator[str]:
+        """Ids of running jobs at the moment they are cancelled.
+
+        One that is missed, while the connection is lost, is still told by `renew`.
+        """
+        async for id in follow(self._redis, keys.of_model(model, "cancelled")):
+            if id is not None:
+                yield id.decode()
+
+    # What anybody does from time to time.
+
+    async def reclaim(self, model: str | None = None) -> list[str]:
+        """Take back jobs whose worker has not renewed its lease; they go first, and alone, or fail with `WorkerLost`.
+
+        Args:
+            model: of one model, or of all.
+        """
+        models = [model] if model is not None else await self._models()
+        ids: list[str] = []
+        for name in models:
+            ids += [id.decode() for id in await self._run("reclaim", name, self._max_attempts, _SWEEP)]
+        return ids
+
+    async def expire_results(self) -> int:
+        """Drop results and records whose time is over, and blobs that nobody needs; returns the number of results."""
+        dropped, seen = 0, _SWEEP
+        while seen == _SWEEP:
+            some, seen = await self._run("expire", _SWEEP, self._record_ms)
+            dropped += some
+        await self._collect()
+        return dropped
+
+    async def _collect(self) -> None:
+        now = (await self._redis.time())[0] * 1000
+        while names := await self._garbage(now):
+            for name in names:
+                await self._blobs.delete(name.decode())
+            await self._redis.zrem(keys.GARBAGE, *names)
+
+    async def _garbage(self, now: int) -> list[bytes]:
+        return cast("list[bytes]", await self._redis.zrangebyscore(keys.GARBAGE, "-inf", now, start=0, num=_SWEEP))
+
+    async def _models(self) -> list[str]:
+        found = await cast("Awaitable[set[bytes]]", self._redis.smembers(keys.MODELS))
+        return sorted(name.decode() for name in found)
+
+    async def _store(self, kind: str, data: Source) -> str:
+        """Write a blob that goes away by itself unless a job refers to it soon; returns its name."""
+        name = f"{kind}-{secrets.token_hex(16)}"
+        now = (await self._redis.time())[0] * 1000
+        await self._redis.zadd(keys.GARBAGE, {name: now + _RESERVED_MS})
+        await self._blobs.put(name, data)
+        return name
+
+    async def _sleep(self, model: str, seconds: float) -> None:
+        """Until something may have been queued."""
+        await cast("Awaitable[Any]", self._redis.blpop([keys.of_model(model, "wake")], timeout=max(seconds, 0.01)))
+
+
+def _own(id: str, state: bytes) -> State:
+    if not state:
+        raise NotFound(f"there is no job {id} among yours")
+    return cast("State", state.decode())
+
+
+def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
+    id, *values = row
+    fields = dict(zip(_TAKEN, values, strict=True))
+    blob = fields["uses"]
+    return TakenJob(
+        id=(id or b"").decode(),
+        person=(fields["person"] or b"").decode(),
+        model=model,
+        document=fields["document"] or b"",
+        tokens=fields["tokens"] or b"",
+        attachment=None if blob else fields["attachment"] or b"",
+        attachment_blob=blob.decode() if blob else None,
+        parents=parents_from_json(fields["parents"] or b"{}"),
+        cost=int(fields["cost"] or 0),
+        alone=fields["alone"] == b"1",
+        group=(fields["group"] or b"").decode(),
+        attempt=int(fields["attempts"] or 0),
+        submitted=int(fields["submitted"] or 0) / 1000,
+    )

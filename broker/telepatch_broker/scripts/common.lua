@@ -1,0 +1,173 @@
+-- Stands before every script: the names of keys (their twins are in keys.py) and the steps that several scripts share.
+-- One script is one atomic step. All clocks are the server's, in milliseconds.
+-- Jobs may wait for jobs of other models, so one step can touch keys of several: one primary, not a sharded cluster.
+
+local EVENTS_KEPT = 10000
+local EVENTS_KEPT_FOR = 7 * 24 * 3600 * 1000
+local GRACE = 60 * 1000
+
+local EXPIRY, GARBAGE, USES, MODELS =
+  'telepatch:expiry', 'telepatch:garbage', 'telepatch:uses', 'telepatch:models'
+local ENDED = { completed = true, failed = true, cancelled = true }
+
+local function job_key(id) return 'telepatch:job:' .. id end
+local function children_key(id) return 'telepatch:job:' .. id .. ':children' end
+local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. what end
+local function queue_key(model, person) return lane_key(model, 'queue:' .. person) end
+local function person_key(person, what) return 'telepatch:person:' .. person .. ':' .. what end
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local FIELDS = { 'person', 'model', 'state', 'worker', 'cost', 'attempts', 'parents', 'keep', 'uses' }
+
+-- What scripts need to know of a job, or nil if there is no such job.
+local function read(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = { id = id }
+  for i, field in ipairs(FIELDS) do job[field] = values[i] or '' end
+  return job
+end
+
+local function event(job, kind, at, data)
+  local key = person_key(job.person, 'events')
+  redis.call('XADD', key, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'job', job.id, 'at', at, 'data', data)
+  redis.call('PEXPIRE', key, EVENTS_KEPT_FOR)
+  redis.call('PUBLISH', 'telepatch:doorbell', job.person)
+end
+
+-- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.
+local function move(job, state)
+  local counts = lane_key(job.model, 'counts')
+  if job.state ~= '' then redis.call('HINCRBY', counts, job.state, -1) end
+  redis.call('HINCRBY', counts, state, 1)
+  redis.call('HSET', job_key(job.id), 'state', state)
+  job.state = state
+end
+
+local function wake(model)
+  local key = lane_key(model, 'wake')
+  if redis.call('LLEN', key) == 0 then redis.call('RPUSH', key, '1') end
+end
+
+-- About how many jobs go first: people take turns, so `index` of one's own wait for as many of everybody else.
+local function position(job, index)
+  local people = lane_key(job.model, 'people')
+  local queued = tonumber(redis.call('HGET', lane_key(job.model, 'counts'), 'queued') or 1)
+  local rank = redis.call('ZRANK', people, job.person) or 0
+  return math.max(0, math.min(queued - 1, index * redis.call('ZCARD', people) + rank))
+end
+
+-- A person who comes back starts where the others are now: neither debt nor credit is kept from idle times.
+local function enter(job)
+  local people, served = lane_key(job.model, 'people'), lane_key(job.model, 'served')
+  if redis.call('ZSCORE', people, job.person) then return end
+  local clock = tonumber(redis.call('GET', lane_key(job.model, 'clock')) or 0)
+  local before = tonumber(redis.call('ZSCORE', served, job.person) or 0)
+  redis.call('ZADD', people, math.max(clock, before), job.person)
+  redis.call('ZREM', served, job.person)
+end
+
+local function leave_if_idle(model, person)
+  if redis.call('EXISTS', queue_key(model, person)) == 1 then return end
+  local people = lane_key(model, 'people')
+  local time = redis.call('ZSCORE', people, person)
+  if time then redis.call('ZADD', lane_key(model, 'served'), time, person) end
+  redis.call('ZREM', people, person)
+end
+
+local function enqueue(job, at, front)
+  local length = redis.call(front and 'LPUSH' or 'RPUSH', queue_key(job.model, job.person), job.id)
+  enter(job)
+  move(job, 'queued')
+  redis.call('HSET', job_key(job.id), 'queued', at)
+  event(job, 'queued', at, cjson.encode({ position = position(job, front and 0 or length - 1) }))
+  wake(job.model)
+end
+
+-- Back from a worker to the front of its queue.
+local function put_back(job, at)
+  redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
+  redis.call('HDEL', job_key(job.id), 'worker', 'started')
+  enqueue(job, at, true)
+end
+
+local function discard_blob(name, due)
+  redis.call('ZADD', GARBAGE, due, name)
+end
+
+local function release_attachment(job, at)
+  if job.uses == '' then return end
+  if redis.call('HINCRBY', USES, job.uses, -1) <= 0 then
+    redis.call('HDEL', USES, job.uses)
+    discard_blob(job.uses, at + GRACE)
+  end
+end
+
+-- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.
+local function close(job, state, at, data)
+  if job.state == 'queued' then
+    redis.call('LREM', queue_key(job.model, job.person), 1, job.id)
+    leave_if_idle(job.model, job.person)
+  elseif job.state == 'running' then
+    redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
+  end
+  move(job, state)
+  redis.call('HSET', job_key(job.id), 'ended', at)
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'pending')
+  release_attachment(job, at)
+  for parent in pairs(cjson.decode(job.parents)) do
+    redis.call('HINCRBY', job_key(parent), 'pins', -1)
+  end
+  redis.call('ZADD', EXPIRY, at + tonumber(job.keep), job.id)
+  event(job, state, at, data)
+end
+
+local function dependency_failed(job, parent, what)
+  local source = cjson.decode(job.parents)[parent]
+  return cjson.encode({
+    code = 'dependency_failed', parent = parent, node = source.node, file = source.file, line = source.line,
+    detail = 'job ' .. parent .. ', whose value is used here, ' .. what,
+  })
+end
+
+local function close_failed(job, at, record)
+  redis.call('HSET', job_key(job.id), 'error', record)
+  close(job, 'failed', at, '{"error":' .. record .. '}')
+end
+
+-- Fails everything that waits for a job, and what waits for that, and so on.
+local function fail_children(id, at, what)
+  local left = { { id, what } }
+  while #left > 0 do
+    local parent, reason = unpack(table.remove(left))
+    for _, child in ipairs(redis.call('LRANGE', children_key(parent), 0, -1)) do
+      local job = read(child)
+      if job and job.state == 'waiting' then
+        close_failed(job, at, dependency_failed(job, parent, reason))
+        table.insert(left, { child, 'could not run' })
+      end
+    end
+    redis.call('DEL', children_key(parent))
+  end
+end
+
+local function release_children(id, at)
+  for _, child in ipairs(redis.call('LRANGE', children_key(id), 0, -1)) do
+    local job = read(child)
+    if job and job.state == 'waiting' and redis.call('HINCRBY', job_key(child), 'pending', -1) <= 0 then
+      enqueue(job, at, false)
+    end
+  end
+  redis.call('DEL', children_key(id))
+end
+
+-- Notes that a worker ended with; both are JSON, and only `warnings` is added to what stands there.
+local function remember_run(id, warnings, seconds)
+  local all = cjson.decode(redis.call('HGET', job_key(id), 'warnings') or '[]')
+  for _, warning in ipairs(cjson.decode(warnings)) do table.insert(all, warning) end
+  redis.call('HSET', job_key(id), 'warnings', #all > 0 and cjson.encode(all) or '[]', 'seconds', seconds)
+end

@@ -1,0 +1,172 @@
+"""Blobs: there as a whole or not at all, under safe names, in a directory or behind the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from telepatch_broker.blobs import CHUNK, Blobs, DirectoryBlobs, read_all
+from telepatch_broker.gateway_blobs import GatewayBlobs
+from telepatch_protocol.errors import BadArgument, ConnectionFailed, NotFound, Unauthorized
+
+
+def gateway(store: DirectoryBlobs, token: str) -> Starlette:
+    """The routes of a gateway, as small as they can be."""
+
+    async def one(request: Request) -> Response:
+        if request.headers["authorization"] != f"Bearer {token}":
+            return Response(status_code=401)
+        name = request.path_params["name"]
+        try:
+            if request.method == "PUT":
+                await store.put(name, request.stream())
+                return Response(status_code=204)
+            if request.method == "DELETE":
+                await store.delete(name)
+                return Response(status_code=204)
+            data = await read_all(store, name)
+        except NotFound:
+            return Response(status_code=404)
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if found is None:
+            return Response(data)
+        start, last = int(found[1]), int(found[2] or len(data) - 1)
+        return Response(status_code=416) if start >= len(data) else Response(data[start : last + 1], status_code=206)
+
+    async def names(request: Request) -> Response:
+        return JSONResponse({"names": [name async for name in store.list(request.query_params["prefix"])]})
+
+    route = "/v1/worker/blobs"
+    return Starlette(routes=[Route(route, names), Route(route + "/{name}", one, methods=["GET", "PUT", "DELETE"])])
+
+
+@pytest.fixture(params=["directory", "gateway"])
+async def store(request: pytest.FixtureRequest, blobs: DirectoryBlobs) -> AsyncIterator[Blobs]:
+    if request.param == "directory":
+        yield blobs
+        return
+    transport = httpx.ASGITransport(gateway(blobs, "secret"))
+    through = GatewayBlobs("http://gateway/", "secret", httpx.AsyncClient(transport=transport))
+    yield through
+    await through.aclose()
+
+
+async def test_what_is_written_can_be_read(store: Blobs) -> None:
+    await store.put("one", b"data")
+    assert await read_all(store, "one") == b"data"
+    assert await store.size("one") == 4
+
+
+async def test_a_blob_can_be_written_from_a_file_or_a_stream(store: Blobs, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 9000
+    path = tmp_path / "file"
+    path.write_bytes(data)
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 100_000):
+            yield data[start : start + 100_000]
+
+    await store.put("file", path)
+    await store.put("stream", stream())
+    assert await read_all(store, "file") == await read_all(store, "stream") == data
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (3, None), (5, 5), (9, 99), (10, None), (0, None), (12, 14)])
+async def test_a_part_of_a_blob_can_be_read(store: Blobs, start: int, stop: int | None) -> None:
+    await store.put("digits", b"0123456789")
+    assert b"".join([part async for part in store.get("digits", start, stop)]) == b"0123456789"[start:stop]
+
+
+async def test_a_blob_that_is_not_there_says_so(store: Blobs) -> None:
+    with pytest.raises(NotFound, match="nothing"):
+        await read_all(store, "nothing")
+    with pytest.raises(NotFound, match="nothing"):
+        await store.size("nothing")
+    await store.delete("nothing")
+
+
+async def test_blobs_are_listed_and_deleted(store: Blobs) -> None:
+    for name in ("in-1", "in-2", "out-1"):
+        await store.put(name, b"")
+    await store.delete("in-1")
+    assert [name async for name in store.list()] == ["in-2", "out-1"]
+    assert [name async for name in store.list("out-")] == ["out-1"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "a\0b", "a b", "x" * 201, "ä", "a\n"]
+)
+async def test_a_name_that_could_leave_the_directory_is_refused(store: Blobs, name: str) -> None:
+    with pytest.raises(BadArgument):
+        await store.put(name, b"")
+    with pytest.raises(BadArgument):
+        await read_all(store, name)
+
+
+async def test_a_large_blob_is_read_in_pieces(blobs: DirectoryBlobs) -> None:
+    await blobs.put("large", bytes(2 * CHUNK + 1))
+    assert [len(part) async for part in blobs.get("large")] == [CHUNK, CHUNK, 1]
+
+
+async def test_a_blob_that_was_not_finished_is_not_there(blobs: DirectoryBlobs) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        assert [name async for name in blobs.list()] == []
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await blobs.put("one", broken())
+    assert list(blobs.directory.iterdir()) == []
+
+
+async def test_writers_of_one_name_never_mix(blobs: DirectoryBlobs) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    await asyncio.gather(*(blobs.put("one", content) for content in contents))
+    assert await read_all(blobs, "one") in contents
+
+
+async def test_a_wrong_token_is_told_as_such(blobs: DirectoryBlobs) -> None:
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(gateway(blobs, "secret")))
+    through = GatewayBlobs("http://gateway", "guess", client)
+    with pytest.raises(Unauthorized, match="token"):
+        await through.put("one", b"")
+    with pytest.raises(Unauthorized):
+        await read_all(through, "one")
+    await through.aclose()
+
+
+async def test_a_gateway_that_is_away_is_told_as_such() -> None:
+    through = GatewayBlobs("http://127.0.0.1:9", "secret", retry_seconds=0)
+    with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:9"):
+        await through.put("one", b"")
+    with pytest.raises(ConnectionFailed):
+        await read_all(through, "one")
+    await through.aclose()
+
+
+async def test_a_gateway_that_is_away_for_a_moment_is_tried_again(blobs: DirectoryBlobs, tmp_path: Path) -> None:
+    away = 2
+    application = gateway(blobs, "secret")
+
+    async def restarting(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal away
+        away -= 1
+        await (Response(status_code=503) if away >= 0 else application)(scope, receive, send)
+
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(restarting))
+    through = GatewayBlobs("http://gateway", "secret", client)
+    await through.put("one", path)
+    assert await read_all(blobs, "one") == b"data"
+    await through.aclose()

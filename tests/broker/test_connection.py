@@ -1,0 +1,56 @@
+"""Connections: addresses that can be, and servers that are away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from telepatch_broker import connection
+from telepatch_broker.connection import check, connect, connect_sync, end
+from telepatch_protocol.errors import Unavailable
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", ""])
+def test_an_address_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(Unavailable, match="address"):
+        connect(url)
+    with pytest.raises(Unavailable, match="address"):
+        connect_sync(url)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:1/0", "rediss://user:secret@localhost:1", "unix:///tmp/none.sock"])
+async def test_connecting_does_nothing_before_the_first_call(url: str) -> None:
+    await connect(url).aclose()
+
+
+async def test_a_server_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_RETRIES", 1)
+    async with connect(f"unix://{tmp_path}/none.sock") as client:
+        with pytest.raises(Unavailable, match="does not answer"):
+            await check(client)
+
+
+async def test_a_server_that_answers_is_fine(client: redis.asyncio.Redis) -> None:
+    await check(client)
+
+
+async def test_a_task_that_misses_a_cancellation_is_ended_all_the_same() -> None:
+    missed = 0
+
+    async def deaf() -> None:
+        nonlocal missed
+        while missed < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                missed += 1
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await end(task)
+    assert task.cancelled()
+    assert missed == 2

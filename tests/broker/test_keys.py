@@ -1,0 +1,45 @@
+"""Every key that scripts and Python write has its name, in both places."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import redis.asyncio
+
+from telepatch_broker import events, keys
+from telepatch_broker.jobs import NewJob, Source
+from telepatch_broker.lane import Lane
+from telepatch_broker.scripting import NAMES
+from telepatch_protocol.jobs import new_job_id
+
+
+def test_every_script_is_known_by_name() -> None:
+    folder = files("telepatch_broker") / "scripts"
+    assert {entry.name for entry in folder.iterdir() if entry.name.endswith(".lua")} == {
+        f"{name}.lua" for name in (*NAMES, "common")
+    }
+
+
+def test_python_and_lua_keep_as_many_events() -> None:
+    common = (files("telepatch_broker") / "scripts" / "common.lua").read_text()
+    assert f"EVENTS_KEPT = {events.KEPT}\n" in common
+
+
+async def test_scripts_write_only_keys_that_have_a_name(lane: Lane, client: redis.asyncio.Redis) -> None:
+    jobs = [NewJob(new_job_id(), "ada", "m", b"{}", attachment=bytes(300_000)) for _ in range(5)]
+    child = NewJob(new_job_id(), "ada", "m", b"{}", parents={jobs[1].id: Source()})
+    await lane.submit([*jobs, child])
+    await lane.take("m", "w", max_jobs=2)
+    await lane.complete(jobs[0].id, "w", saves={}, result=b"")
+    found = {key.decode() async for key in client.scan_iter()}
+    assert found == {
+        *(keys.job(job.id) for job in (*jobs, child)),
+        keys.children(jobs[1].id),
+        keys.queue("m", "ada"),
+        *(keys.of_model("m", what) for what in ("people", "clock", "leases", "counts", "wake")),
+        keys.jobs_of("ada"),
+        keys.events_of("ada"),
+        keys.EXPIRY,
+        keys.USES,
+        keys.MODELS,
+    }
