@@ -1,0 +1,82 @@
+"""The model in this process: bare, and under the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from telepatch_worker.settings import Settings
+
+from telepatch_protocol.graph import Graph
+from telepatch_worker.cards import read_card
+from telepatch_worker.engine import Engine, Task
+from telepatch_worker.load import load
+
+POSITIONS = 16
+
+
+class Local:
+    """One model with a prompt of 16 tokens.
+
+    Args:
+        model: id of a card under models/.
+        threads: that PyTorch may use.
+    """
+
+    def __init__(self, model: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        settings = Settings.from_environment()
+        file = read_card(Path("models") / f"{model}.toml")
+        self.bare_model = load(file, cache=settings.cache)
+        self.engine = Engine(load(file, cache=settings.cache))
+        self.card = self.engine.card
+        self.ids = [(7919 * place) % (self.card.vocabulary - 1) for place in range(POSITIONS)]
+        self.block = self.card.aliases.modules["blocks.*"].replace("*", "{block}")
+
+    def bare(self) -> None:
+        """The forward alone, all logits."""
+        with torch.no_grad():
+            self.bare_model.module(input_ids=torch.tensor([self.ids]), use_cache=False)
+
+    def bare_batch(self, rows: int) -> Callable[[], None]:
+        """The forward of several rows."""
+
+        def run() -> None:
+            with torch.no_grad():
+                self.bare_model.module(input_ids=torch.tensor([self.ids] * rows), use_cache=False)
+
+        return run
+
+    def through_engine(self, jobs: int = 1) -> Callable[[], None]:
+        """Jobs that each read a layer, zero an MLP position and save the last logits."""
+        tasks = [Task(f"job-{number}", self.graph()) for number in range(jobs)]
+
+        def run() -> None:
+            for outcome in self.engine.run(tasks):
+                if outcome.error is not None:
+                    raise outcome.error
+
+        return run
+
+    def graph(self) -> Graph:
+        """The same job as `bench.stack` sends."""
+        return Graph.model_validate(
+            {
+                "model": {"id": self.card.id},
+                "runs": [{"id": "run", "invokes": [{"id": "x", "ids": self.ids}]}],
+                "nodes": [
+                    {"kind": "get", "id": "h", "site": "blocks.2:resid_post", "invoke": "x"},
+                    {
+                        "kind": "set",
+                        "id": "w",
+                        "site": "blocks.3.mlp:output",
+                        "invoke": "x",
+                        "index": [":", -1],
+                        "value": 0,
+                    },
+                    {"kind": "get", "id": "z", "site": "unembed:output", "invoke": "x", "index": [":", -1]},
+                ],
+                "saves": {"h": "$h", "z": "$z"},
+            }
+        )
