@@ -63,7 +63,7 @@ def service(models: Sequence[str], threads: int) -> Iterator[str]:
             str(ready),
             *wanted,
         ]
-        process = subprocess.Popen(["env", f"TELEPATCH_THREADS={threads}", *command], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(["env", f"TELEPATCH_WORKER_THREADS={threads}", *command], stdout=subprocess.DEVNULL)
         try:
             yield _address(process, ready)
         finally:

@@ -1,7 +1,13 @@
-"""What tests of all rooms share: a real, empty Valkey."""
+"""What tests of all rooms share: a real, empty Valkey, and a whole service as a person starts it."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +32,47 @@ def redis_url(valkey_server: str) -> str:
     with redis.Redis.from_url(valkey_server) as client:
         client.flushall()
     return valkey_server
+
+
+SERVED = ("gpt2-random", "llama-random", "bert-random")
+"""The models of the service that all tests share."""
+
+
+@pytest.fixture(scope="session")
+def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one service for all tests, with its own queue and a worker for each of `SERVED`."""
+    home = tmp_path_factory.mktemp("service")
+    ready = home / "ready.json"
+    models = [word for model in SERVED for word in ("--model", model)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "telepatch",
+        "up",
+        "--port",
+        "0",
+        "--home",
+        str(home),
+        "--announce",
+        str(ready),
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_")}
+    with (home / "said").open("w") as said:
+        process = subprocess.Popen(
+            [*command, *models], stdout=said, stderr=subprocess.STDOUT, env={**kept, "TELEPATCH_WORKER_THREADS": "1"}
+        )
+    try:
+        yield _when_ready(process, ready, home)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _when_ready(process: subprocess.Popen[bytes], ready: Path, home: Path, seconds: float = 180) -> str:
+    deadline = time.monotonic() + seconds
+    while not ready.exists():
+        assert process.poll() is None, (home / "said").read_text()
+        assert time.monotonic() < deadline, (home / "said").read_text()
+        time.sleep(0.1)
+    return str(json.loads(ready.read_text())["url"])

@@ -1,8 +1,8 @@
 """The vocabulary: a closed table of operations with typed signatures.
 
-`telepatch_protocol.ops.table` says what an operation is, `vocabulary` lists them; how shapes and dtypes follow is in
-`rules` (elementwise operations and what all share), `reductions`, `shaping`, `selecting`, `linear` and `making`, and what
-an operation costs in `cost`.
+`telepatch_protocol.ops.table` says what an operation is and `vocabulary` lists them. How shapes and dtypes follow is in
+`rules` (elementwise operations, and what all share), `reductions`, `shaping`, `selecting`, `linear` and `making`. What
+an operation costs is in `cost`, and `reference` writes the page that lists them all.
 """
 
 from telepatch_protocol.ops.table import Op, Param, bind

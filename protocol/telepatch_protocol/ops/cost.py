@@ -1,7 +1,7 @@
-"""What an operation costs, in floating-point operations, from the shapes of its arguments and results alone.
+"""What an operation costs, in floating-point operations, from shapes alone.
 
 Products of matrices count two operations per pair of numbers that meet, decompositions their usual order of growth, and
-everything else one for each element that is read or made. Sizes that depend on data count at their upper bound; what has
+all else one for each element that is read or made. Sizes that depend on data count at their upper bound; what has
 no known bound adds nothing, and is looked at again when it runs.
 """
 

@@ -109,7 +109,7 @@ def extreme(args: Bound) -> Meta | dict[str, Meta]:
     value, dim = meta(args, "input"), args["dim"]
     _need_elements(value.shape, dim)
     if dim is None:
-        return Meta((), value.dtype)
+        return Meta(_left(args), value.dtype)
     shape = _left(args)
     return {"values": Meta(shape, value.dtype), "indices": Meta(shape, "int64")}
 
@@ -198,7 +198,7 @@ def picked(args: Bound) -> dict[str, Meta]:
 
 def searched(args: Bound) -> Meta:
     """Where values belong in sorted sequences of the same dtype: one sequence, or one for each row of values."""
-    sequence, value = meta(args, "sorted_sequence"), args["input"]
+    sequence, value = meta(args, "sorted_sequence"), args["values"]
     refuse_bool(sequence, value)
     if not isinstance(value, Meta):
         if sequence.shape is not None and len(sequence.shape) != 1:

@@ -6,6 +6,7 @@ unknown; what cannot be is refused here, long before anything runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from telepatch_protocol.dtypes import is_float, is_integer, result_dtype
@@ -347,6 +348,8 @@ def masked_fill(args: Bound) -> Meta:
     need_mask(meta(args, "mask"))
     if isinstance(filling, Meta) and filling.shape not in ((), None):
         raise ShapeError(f"'value' is one number; found {filling}")
+    if isinstance(filling, float) and not math.isfinite(filling) and value.dtype and not is_float(value.dtype):
+        raise DtypeError(f"{filling} is no {value.dtype}; convert the value with .to('float32')")
     return Meta(together(value.shape, meta(args, "mask").shape), value.dtype)
 
 

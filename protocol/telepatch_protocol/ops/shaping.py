@@ -182,7 +182,7 @@ def stacked(args: Bound) -> Meta:
     return Meta((*shape[:place], len(values), *shape[place:]), dtype)
 
 
-def need_sizes(sizes: list[Dim] | Shape, what: str, also: int = 0, least: int = 0) -> None:
+def need_sizes(sizes: list[Dim] | Shape, what: str, also: int | None = None, least: int = 0) -> None:
     """Refuse sizes below zero, or below `least`; `also` is allowed.
 
     Raises:

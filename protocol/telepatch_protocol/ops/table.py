@@ -190,10 +190,12 @@ def _shown(value: object) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
+_PLAIN = (bool, int, float, str, list, tuple, dict, Size, Slice, EllipsisType)
+
+
 def is_value(value: object) -> bool:
     """Whether it stands for a tensor: a `Meta`, or whatever a worker computes with."""
-    plain = bool | int | float | str | list | tuple | dict | Size | Slice | EllipsisType | None
-    return not isinstance(value, plain)
+    return value is not None and not isinstance(value, _PLAIN)
 
 
 def _tensor(value: object) -> object:

@@ -1,8 +1,6 @@
-"""The operations, one row each, under their headings; PyTorch's documentation is the reference for what each computes."""
+"""The operations, one row each; PyTorch's documentation is the reference for what each computes."""
 
 from __future__ import annotations
-
-import difflib
 
 from telepatch_protocol.errors import UnknownOperation
 from telepatch_protocol.ops import linear, making, reductions, rules, selecting, shaping
@@ -210,7 +208,7 @@ GROUPS: dict[str, tuple[Op, ...]] = {
         ),
         _function(
             "searchsorted",
-            "sorted_sequence: tensor, input: operand, right: bool = False",
+            "sorted_sequence: tensor, values: operand, right: bool = False",
             reductions.searched,
             "Where values belong in a sorted sequence.",
         ),
@@ -249,11 +247,11 @@ GROUPS: dict[str, tuple[Op, ...]] = {
             doc="Entries of an axis.",
         ),
         Op("gather", "input: tensor, dim: dim, index: tensor", selecting.gathered, doc="One element per index."),
-        _function(
+        Op(
             "take_along_dim",
             "input: tensor, indices: tensor, dim: dim = None",
             selecting.taken,
-            "As gather, with broadcasting; fits argsort.",
+            doc="As gather, with broadcasting; fits argsort.",
         ),
         Op(
             "scatter",
@@ -392,6 +390,8 @@ def find_op(name: str) -> Op:
         UnknownOperation: not in the vocabulary; the message has the nearest known names.
     """
     if name not in OPS:
+        import difflib  # rarely needed, and slow to import
+
         near = difflib.get_close_matches(name, OPS, n=3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise UnknownOperation(f"there is no operation '{name}'{hint}")
