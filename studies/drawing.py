@@ -18,7 +18,7 @@ def heat_map(
     """Draw blocks by positions.
 
     Args:
-        values: (blocks, positions) numbers.
+        values: (blocks, positions) numbers; those of both signs are drawn around white.
         title: above the picture.
         columns: the token at each position.
         file: where to write the PNG; its folder is made.
@@ -29,15 +29,16 @@ def heat_map(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(figsize=(0.55 * len(columns) + 2, 0.24 * len(values) + 2), layout="constrained")
-    limit = float(np.abs(values).max()) or 1.0
-    signed = float(values.min()) < 0
+    low, high = float(values.min()), float(values.max())
+    both = low < 0 < high
+    limit = max(-low, high) if both else 0.0
     image = axes.imshow(
         values,
         aspect="auto",
         origin="lower",
-        cmap="RdBu" if signed else "viridis",
-        vmin=-limit if signed else 0,
-        vmax=limit,
+        cmap="RdBu" if both else "viridis",
+        vmin=-limit if both else min(low, 0.0),
+        vmax=limit if both else max(high, 0.0),
     )
     axes.set_xticks(range(len(columns)), [token.replace(" ", "·") for token in columns], rotation=60, ha="right")
     axes.set_yticks(range(len(values)), [str(row) for row in (rows or range(len(values)))], fontsize=7)

@@ -1,8 +1,8 @@
 """Logit lens: what a model would say if it stopped after each block.
 
 The lens (nostalgebraist, 2020) takes the residual stream after every block, applies the model's own final norm and
-unembedding to it, and looks at which tokens come out. Early blocks guess at random; somewhere in the middle the answer
-appears. Here the whole study is one trace: the activations stay on the server, only the top guesses travel.
+unembedding to it, and looks at which tokens come out: the depth at which the answer appears is the depth at which the
+model has it. Here the whole study is one trace: the activations stay on the server, only the top guesses travel.
 
     telepatch up --model smollm2-135m        # in one shell
     python studies/logit_lens.py             # in another
@@ -39,15 +39,15 @@ def main(url: str | None = None, out: Path = Path("out"), name: str = "smollm2-1
         with model.trace(PROMPT):
             stream = model.blocks[:].resid_post  # (blocks, 1, positions, width), not sent anywhere
             logits = model.unembed(model.final_norm(stream))  # the model's own modules, applied to all blocks
-            probabilities = logits.softmax(-1)
-            chance = probabilities[:, 0, :, answer].save()  # (blocks, positions)
-            best = probabilities[:, 0, -1].topk(3).save()  # (blocks, 3): .values and .indices
+            log_chances = logits.log_softmax(-1)
+            chance = log_chances[:, 0, :, answer].save()  # (blocks, positions)
+            best = log_chances[:, 0, -1].topk(3).save()  # (blocks, 3): .values and .indices
 
         tokens = model.tokenize(PROMPT).pieces
-        table(model, best.values.numpy(), best.indices.numpy(), chance.numpy()[:, -1])
+        table(model, np.exp(best.values), best.indices.numpy(), np.exp(chance)[:, -1])
         return heat_map(
-            chance.numpy(),
-            title="Logit lens: probability of ' Mary' after each block",
+            chance.numpy() / np.log(10),
+            title="Logit lens: log10 of the probability of ' Mary' after each block",
             columns=tokens,
             file=Path(out) / "logit_lens.png",
         )

@@ -1,7 +1,7 @@
 """What a job costs, from its checked graph alone: nothing is run, and no tensor is made.
 
-Sizes that the data decides (a boolean mask's count) are priced as one axis of the model's longest input; the worker
-checks them again while it runs.
+Sizes that the data decides (how many elements a boolean mask takes) are priced at their upper bound. What nothing
+bounds costs nothing here; the worker looks at every value again while it runs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def price(checked: Checked, card: ModelCard) -> Price:
         rows=sum(_rows(one, checked) for one in checked.schedule.passes),
         tokens=sum(tokens),
         passes=len(checked.schedule.passes),
-        peak_bytes=_peak(checked, card) + activations,
-        saved_bytes=sum(_bytes(meta, card) for meta in checked.saves.values()),
-        flops=2.0 * card.parameters * sum(tokens) + sum(_elements(checked, node, card) for node in checked.order),
+        peak_bytes=_peak(checked) + activations,
+        saved_bytes=sum(_bytes(meta) for meta in checked.saves.values()),
+        flops=2.0 * card.parameters * sum(tokens) + checked.flops,
     )
     _within(found, card)
     return found
@@ -89,7 +89,7 @@ def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     return tokens * _known(widest, 0) * ACTIVATIONS_ALIVE
 
 
-def _peak(checked: Checked, card: ModelCard) -> int:
+def _peak(checked: Checked) -> int:
     """Most bytes of node values alive at once, each from where it is made to its last use; saved ones to the end."""
     last = {ref.id: place for place, node in enumerate(checked.order) for ref in refs_of(node)}
     kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
@@ -97,9 +97,7 @@ def _peak(checked: Checked, card: ModelCard) -> int:
     for name, place in last.items():
         dying.setdefault(place, []).append(name)
     sizes = {
-        node.id: sum(_bytes(meta, card) for meta in _metas(checked, node))
-        for node in checked.order
-        if node.kind != "set"
+        node.id: sum(_bytes(meta) for meta in _metas(checked, node)) for node in checked.order if node.kind != "set"
     }
     alive = peak = 0
     for place, node in enumerate(checked.order):
@@ -111,20 +109,15 @@ def _peak(checked: Checked, card: ModelCard) -> int:
     return peak
 
 
-def _elements(checked: Checked, node: Node, card: ModelCard) -> int:
-    return sum(_bytes(meta, card) // ITEM_BYTES.get(meta.dtype or "", 4) for meta in _metas(checked, node))
-
-
 def _metas(checked: Checked, node: Node) -> Iterable[Meta]:
     found = checked.values[node.id]
     candidates = found.values() if isinstance(found, dict) else (found,)
     return [meta for meta in candidates if isinstance(meta, Meta)]
 
 
-def _bytes(meta: Meta, card: ModelCard) -> int:
-    """Bytes of a value, unknown sizes taken as the longest input."""
-    shape = tuple(_known(dim, card.limits.max_positions) for dim in meta.shape or ())
-    return _known(product(shape), 0) * ITEM_BYTES.get(meta.dtype or "", 4)
+def _bytes(meta: Meta) -> int:
+    """Bytes of a value at most; one that nothing bounds counts when it is there."""
+    return meta.bytes_at_most({}) or 0
 
 
 def _known(dim: int | Size, otherwise: int) -> int:
