@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,22 @@ SERVED = ("gpt2-random", "llama-random", "bert-random")
 @pytest.fixture(scope="session")
 def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of one service for all tests, with its own queue and a worker for each of `SERVED`."""
-    home = tmp_path_factory.mktemp("service")
+    with serving(tmp_path_factory.mktemp("service"), SERVED) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service with the real demo model, which is fetched and converted if it is not in the cache."""
+    with serving(tmp_path_factory.mktemp("demo"), ["smollm2-135m"], threads=2) as url:
+        yield url
+
+
+@contextmanager
+def serving(home: Path, models: Sequence[str], threads: int = 1) -> Iterator[str]:
+    """A service as a person starts it, in a folder of its own, until the block ends."""
     ready = home / "ready.json"
-    models = [word for model in SERVED for word in ("--model", model)]
+    wanted = [word for model in models for word in ("--model", model)]
     command = [
         sys.executable,
         "-P",
@@ -57,10 +71,13 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--announce",
         str(ready),
     ]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_") or "CACHE" in name}
     with (home / "said").open("w") as said:
         process = subprocess.Popen(
-            [*command, *models], stdout=said, stderr=subprocess.STDOUT, env={**kept, "TELEPATCH_WORKER_THREADS": "1"}
+            [*command, *wanted],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**kept, "TELEPATCH_WORKER_THREADS": str(threads)},
         )
     try:
         yield _when_ready(process, ready, home)
@@ -69,7 +86,7 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(60)
 
 
-def _when_ready(process: subprocess.Popen[bytes], ready: Path, home: Path, seconds: float = 180) -> str:
+def _when_ready(process: subprocess.Popen[bytes], ready: Path, home: Path, seconds: float = 280) -> str:
     deadline = time.monotonic() + seconds
     while not ready.exists():
         assert process.poll() is None, (home / "said").read_text()

@@ -311,8 +311,7 @@ class Graph(Frozen):
     def to_dict(self) -> dict[str, JsonValue]:
         """The document as JSON values, defaults left out."""
         found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        found["protocol"] = list(self.protocol)
-        return found
+        return {"protocol": list(self.protocol)} | {key: value for key, value in found.items() if key != "protocol"}
 
     def structure_key(self) -> str:
         """A digest of everything but the constants' values and the author's lines: equal for variants of one shape."""
