@@ -91,11 +91,19 @@ class Registry:
         Raises:
             NotFound: no worker ever published it; the message names those that are there.
         """
-        text = await _awaited(self._redis.hget(keys.CARDS, model))
+        return ModelCard.model_validate_json(await self.card_json(model))
+
+    async def card_json(self, model: str) -> bytes:
+        """The card of a model as it was published, for those who see by it whether anything has changed.
+
+        Raises:
+            NotFound: as `card`.
+        """
+        text = cast("bytes | None", await _awaited(self._redis.hget(keys.CARDS, model)))
         if text is None:
             names = sorted(name.decode() for name in await _awaited(self._redis.hkeys(keys.CARDS)))
             raise NotFound(f"there is no model {model!r} here; there is {', '.join(names) or 'none yet'}")
-        return ModelCard.model_validate_json(text)
+        return text
 
     async def cards(self) -> dict[str, ModelCard]:
         """All cards by model."""

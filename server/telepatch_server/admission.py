@@ -1,0 +1,282 @@
+"""The door: every job of a submission is decoded, tokenised, checked and priced before it is queued.
+
+One job that is refused does not keep out the others, unless they use its values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from telepatch_broker.jobs import NewJob, Source
+from telepatch_broker.keys import check_id
+from telepatch_broker.lane import Lane
+from telepatch_protocol.check import Checked, check, exact
+from telepatch_protocol.errors import (
+    BadArgument,
+    CausalLoop,
+    DependencyFailed,
+    TelepatchError,
+    UnknownName,
+)
+from telepatch_protocol.graph import Graph
+from telepatch_protocol.jobs import JobSpec, JobStatus, SavedMeta
+from telepatch_protocol.meta import Meta
+from telepatch_protocol.price import price
+from telepatch_protocol.sizes import Size
+from telepatch_protocol.wire import from_dict
+from telepatch_server.bodies import aside
+from telepatch_server.catalogue import Catalogue, Model
+from telepatch_server.prompts import check_ids, sizes_of, tokens_of
+from telepatch_server.submission import Received
+from telepatch_server.uses import Uses, uses_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job whose document has the right form, with its own constants merged in."""
+
+    id: str
+    graph: Graph
+    document: bytes
+    uses: Uses
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A job that can run."""
+
+    job: NewJob
+    checked: Checked
+
+
+Verdict = Admitted | TelepatchError
+
+
+async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lane) -> list[Verdict]:
+    """Decide about every job of a submission, in order.
+
+    Args:
+        received: the submission.
+        person: whose it is; values of other people's jobs are not there.
+        catalogue: cards and tokenizers.
+        lane: knows earlier jobs.
+    """
+    drafts = await aside(received.large, lambda: draft_all(received))
+    models = await _models(drafts, catalogue)
+    earlier = await _earlier(drafts, person, lane)
+    return await aside(received.large, lambda: Admission(received, person, models, earlier).decide(drafts))
+
+
+def draft_all(received: Received) -> list[Draft | TelepatchError]:
+    """Decode every document once, and merge each job's constants into its own."""
+    documents = received.submission.documents
+    graphs = [_attempt(lambda document=document: from_dict(document)) for document in documents]  # type: ignore[misc]
+    drafts: list[Draft | TelepatchError] = []
+    taken: set[str] = set()
+    for spec in received.submission.jobs:
+        drafts.append(_attempt(lambda spec=spec: _draft(spec, documents, graphs, taken)))  # type: ignore[misc]
+        taken.add(spec.id)
+    return drafts
+
+
+class Admission:
+    """One submission, once everything it refers to has been looked up.
+
+    Args:
+        received: the submission.
+        person: whose it is.
+        models: by id, or why there is none.
+        earlier: jobs of earlier submissions whose values are used, or why they cannot be.
+    """
+
+    def __init__(
+        self,
+        received: Received,
+        person: str,
+        models: Mapping[str, Model | TelepatchError],
+        earlier: Mapping[str, JobStatus | TelepatchError],
+    ) -> None:
+        self._received = received
+        self._person = person
+        self._models = models
+        self._earlier = earlier
+        self._metas = received.attached.metas
+        self._attachments: dict[frozenset[str], bytes] = {}
+        self._verdicts: dict[str, Verdict] = {}
+
+    def decide(self, drafts: list[Draft | TelepatchError]) -> list[Verdict]:
+        """Decide about every job, those whose values are used before those that use them."""
+        waiting = {draft.id: draft for draft in drafts if isinstance(draft, Draft)}
+        refused = {
+            spec.id for spec, draft in zip(self._received.submission.jobs, drafts, strict=True)
+            if isinstance(draft, TelepatchError)
+        } - waiting.keys()  # fmt: skip
+        self._verdicts |= {id: BadArgument(f"job {id} was refused") for id in refused}
+        while waiting:
+            ready = [draft for draft in waiting.values() if not waiting.keys() & draft.uses.parents.keys()]
+            for draft in ready or waiting.values():
+                verdict = _attempt(lambda draft=draft: self._decide(draft)) if ready else _circle(draft)  # type: ignore[misc]
+                self._verdicts[draft.id] = verdict
+            waiting = {id: draft for id, draft in waiting.items() if id not in self._verdicts}
+        return [self._verdicts[draft.id] if isinstance(draft, Draft) else draft for draft in drafts]
+
+    def _decide(self, draft: Draft) -> Admitted:
+        graph = draft.graph
+        for parent, source in draft.uses.parents.items():
+            self._check_parent(parent, source)
+        model = self._models[graph.model.id]
+        if isinstance(model, TelepatchError):
+            raise model
+        tokens = tokens_of(graph, model)
+        check_ids(graph, model.card, self._received.attached.tensors)
+        checked = check(
+            graph,
+            model.card,
+            inputs=sizes_of(tokens),
+            attachment=self._metas,
+            results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
+        )
+        return Admitted(self._new_job(draft, checked, model, tokens), checked)
+
+    def _new_job(self, draft: Draft, checked: Checked, model: Model, tokens: Mapping[str, list[list[int]]]) -> NewJob:
+        cost = price(checked, model.card)
+        return NewJob(
+            draft.id,
+            self._person,
+            model.card.id,
+            draft.document,
+            tokens=json.dumps(tokens, separators=(",", ":")).encode() if tokens else b"",
+            attachment=self._attachment(draft.uses.tensors),
+            parents=draft.uses.parents,
+            price=cost,
+            cost=cost.tokens,
+            alone=exact(draft.graph),
+            saves={name: _saved_meta(meta) for name, meta in checked.saves.items()},
+            warnings=checked.warnings,
+        )
+
+    def _attachment(self, names: frozenset[str]) -> bytes:
+        """The tensors that a job uses; the same bytes for all that use the same ones, so that they are stored once."""
+        if not names:
+            return b""
+        if names not in self._attachments:
+            self._attachments[names] = self._received.attached.only(names)
+        return self._attachments[names]
+
+    def _check_parent(self, parent: str, source: Source) -> None:
+        """Refuse a job that uses values of one that was refused, or that is not there."""
+        place = {"node": source.node, "file": source.file, "line": source.line}
+        verdict = self._verdicts.get(parent)
+        if isinstance(verdict, TelepatchError):
+            raise DependencyFailed(
+                f"job {parent}, whose value is used here, was refused",
+                parent=parent,
+                **place,  # type: ignore[arg-type]
+            )
+        found = self._earlier.get(parent)
+        if verdict is None and isinstance(found, TelepatchError):
+            raise type(found)(
+                f"a value of job {parent} is used here: {found.detail}",
+                parent=parent,
+                **place,  # type: ignore[arg-type]
+            )
+
+    def _saved(self, job: str, name: str, source: Source) -> Meta:
+        """Shape and dtype of a value that another job saves."""
+        verdict, earlier = self._verdicts.get(job), self._earlier.get(job)
+        found: dict[str, Meta] = {}
+        if isinstance(verdict, Admitted):
+            found = dict(verdict.checked.saves)
+        elif isinstance(earlier, JobStatus):
+            found = {saved: _meta(meta) for saved, meta in earlier.saves.items()}
+        if name not in found:
+            known = ", ".join(found) or "nothing"
+            raise UnknownName(
+                f"job {job} saves no '{name}'; it saves {known}",
+                node=source.node,
+                file=source.file,
+                line=source.line,
+                parent=job,
+            )
+        return found[name]
+
+
+def _draft(
+    spec: JobSpec, documents: tuple[dict[str, JsonValue], ...], graphs: list[Graph | TelepatchError], taken: set[str]
+) -> Draft:
+    check_id(spec.id)
+    if spec.id in taken:
+        raise BadArgument(f"two jobs of one submission have the id {spec.id}; each needs its own")
+    if not 0 <= spec.document < len(documents):
+        raise BadArgument(f"job {spec.id} is of document {spec.document}; there are {len(documents)}, counted from 0")
+    graph, document = graphs[spec.document], documents[spec.document]
+    if isinstance(graph, TelepatchError):
+        raise graph
+    if unknown := sorted(spec.constants.keys() - graph.constants.keys()):
+        known = ", ".join(graph.constants) or "none"
+        raise UnknownName(f"job {spec.id} sets the constant '{unknown[0]}'; its document has: {known}")
+    if spec.constants:
+        constants = graph.constants | spec.constants
+        graph = graph.model_copy(update={"constants": constants})
+        document = document | {"constants": constants}
+    return Draft(spec.id, graph, json.dumps(document, separators=(",", ":")).encode(), uses_of(graph))
+
+
+async def _models(drafts: list[Draft | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:
+    found: dict[str, Model | TelepatchError] = {}
+    for id in {draft.graph.model.id for draft in drafts if isinstance(draft, Draft)}:
+        try:
+            found[id] = await catalogue.model(id)
+        except TelepatchError as error:
+            found[id] = error
+    return found
+
+
+async def _earlier(
+    drafts: list[Draft | TelepatchError], person: str, lane: Lane
+) -> dict[str, JobStatus | TelepatchError]:
+    """Jobs of earlier submissions whose values are used."""
+    known = [draft for draft in drafts if isinstance(draft, Draft)]
+    wanted = {parent for draft in known for parent in draft.uses.parents} - {draft.id for draft in known}
+    found: dict[str, JobStatus | TelepatchError] = {}
+    for parent in wanted:
+        try:
+            found[parent] = await lane.status(person, parent)
+        except TelepatchError as error:
+            found[parent] = error
+    return found
+
+
+def _attempt(work: Callable[[], T]) -> T | TelepatchError:
+    try:
+        return work()
+    except TelepatchError as error:
+        return error
+
+
+def _circle(draft: Draft) -> CausalLoop:
+    parent, source = next(iter(draft.uses.parents.items()))
+    return CausalLoop(
+        f"job {draft.id} uses a value of job {parent}, which in turn waits for it",
+        node=source.node,
+        file=source.file,
+        line=source.line,
+        parent=parent,
+    )
+
+
+def _meta(saved: SavedMeta) -> Meta:
+    shape = None if saved.shape is None else tuple(Size.unknown() if dim is None else dim for dim in saved.shape)
+    return Meta(shape, saved.dtype)
+
+
+def _saved_meta(meta: Meta) -> SavedMeta:
+    shape = None if meta.shape is None else tuple(dim if isinstance(dim, int) else None for dim in meta.shape)
+    return SavedMeta(shape=shape, dtype=meta.dtype)

@@ -1,0 +1,125 @@
+"""Reading bodies: never more than allowed, and JSON strictly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, JsonValue, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError
+from telepatch_protocol.wire import read_json
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+LARGE = 256 * 1024
+"""Bytes of JSON from which on reading it would hold up other requests."""
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD]")
+
+
+class Limited:
+    """Refuses bodies over a limit while they are read, whatever their headers say.
+
+    Args:
+        app: what gets the rest.
+        most: bytes of a body.
+        prefix: paths that begin so have the limit `prefix_most` instead.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, prefix: str, prefix_most: int) -> None:
+        self._app = app
+        self._most = most
+        self._prefix = prefix
+        self._prefix_most = prefix_most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._prefix_most if scope["path"].startswith(self._prefix) else self._most
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            if announced.isdigit() and int(announced) > most:
+                raise _too_large(f"has {int(announced)} bytes", most)
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise _too_large("goes on", most)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _too_large(found: str, most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body of this request {found}, over the limit of {most} bytes")
+
+
+async def aside(large: bool, work: Callable[[], T]) -> T:
+    """Small work is done at once; large work in a thread, so that other requests go on."""
+    return await asyncio.to_thread(work) if large else work()
+
+
+def strict_json(data: bytes) -> JsonValue:
+    """JSON whose every text is a text: halves of surrogate pairs could go neither to a tokenizer nor into an answer.
+
+    Raises:
+        ProtocolError: not such JSON.
+    """
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    found = read_json(data)
+    if _ESCAPED_SURROGATE.search(data):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ProtocolError("a text of the body holds half of a surrogate pair, which is no character") from None
+    return found
+
+
+def body_of(model: type[ModelT]) -> Callable[[Request], Awaitable[ModelT]]:
+    """A dependency that reads a body as `model`, whatever its content type claims: curl says it is a form."""
+
+    async def read(request: Request) -> ModelT:
+        body = await request.body()
+        return await aside(len(body) > LARGE, lambda: parsed(model, strict_json(body)))
+
+    return read
+
+
+def parsed(model: type[ModelT], found: JsonValue) -> ModelT:
+    """JSON values as `model`.
+
+    Raises:
+        BadArgument: they are something else; the message names the first field that is wrong.
+    """
+    if not isinstance(found, dict):
+        raise ProtocolError(f"the body is a JSON object with {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadArgument(f"{place or 'body'}: {first['msg']}; known: {', '.join(model.model_fields)}") from None
+
+
+def documented(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
+    """A body that is read by hand, for OpenAPI."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if multipart:
+        parts = {"submission": schema, "attachment": {"type": "string", "format": "binary"}}
+        content["multipart/form-data"] = {"schema": {"type": "object", "required": ["submission"], "properties": parts}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,161 @@
+"""The commands of this room: ``telepatch gateway``, ``keys`` and ``up``. What they run is imported when they run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from telepatch_protocol.errors import BadArgument, TelepatchError
+
+PANEL = "Serve others"
+
+gateway = typer.Typer(rich_markup_mode="rich")
+keys = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
+up = typer.Typer(rich_markup_mode="rich")
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Every address but loopback needs a keys file.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(help="Redis or Valkey: redis://HOST:6379/0, rediss:// or unix:///PATH.", show_default=False),
+]
+Blobs = Annotated[
+    str | None, typer.Option(help="Folder for results, shared with the workers of this host.", show_default=False)
+]
+KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; see telepatch keys.", show_default=False)]
+
+
+@gateway.command(rich_help_panel=PANEL)
+def run_gateway(
+    host: Host = None, port: Port = None, redis_url: RedisUrl = None, blobs: Blobs = None, keys_file: KeysFile = None
+) -> None:
+    """Run the HTTP service: keys, checks, queue, results.
+
+    What is not given here comes from the environment (TELEPATCH_HOST, TELEPATCH_PORT, ...); see deploy/env.example.
+
+    \b
+    [bold]Examples[/bold]
+      telepatch gateway --redis-url redis://localhost:6379/0
+      telepatch gateway --host 0.0.0.0 --keys-file keys.json
+    """
+    from telepatch_server import serve
+    from telepatch_server.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis_url, "blobs": blobs, "keys_file": keys_file}
+    with _usage(BadArgument):
+        settings = Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
+        _end_with_0_when_asked()
+        serve.main(settings)
+
+
+@up.command(rich_help_panel="Try it here")
+def run_up(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model card to serve: an id, or a path; may be repeated.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve both demo models: smollm2-135m and minilm.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
+    home: Annotated[Path, typer.Option(help="Folder for the queue, results and logs.")] = Path(
+        "~/.local/share/telepatch"
+    ),
+    redis_url: RedisUrl = None,
+    keys_file: KeysFile = None,
+    announce: Annotated[
+        Path | None, typer.Option(help="Write a JSON file with the URL once ready.", show_default=False)
+    ] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Start everything on this machine: queue, gateway, workers.
+
+    Needs no service installed. Waits until the models are loaded, prints the URL, and runs until Ctrl-C, which ends
+    all of it in order. If one part ends by itself the others are ended too, and the exit code is 1.
+
+    \b
+    [bold]Examples[/bold]
+      telepatch up
+      telepatch up --model smollm2-135m --model minilm --port 0
+      telepatch up --model ./my-card.toml --home ./state
+    """
+    from telepatch_server import terminal
+    from telepatch_server.up import ChildEnded, Plan, run
+
+    models = tuple(dict.fromkeys([*(model or []), *(("smollm2-135m", "minilm") if demo else ())])) or ("smollm2-135m",)
+    plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, keys_file, announce, with_parent)
+    with terminal.progress() as progress:
+        try:
+            run(plan, progress.say, progress.show)
+        except ChildEnded as ended:
+            typer.echo(f"telepatch: {ended}", err=True)
+            raise typer.Exit(1) from None
+
+
+@keys.callback(rich_help_panel=PANEL)
+def about_keys() -> None:
+    """Make, list and remove API keys.
+
+    The file holds only hashes, so a lost key cannot be read back: remove it and add another.
+
+    \b
+    [bold]Examples[/bold]
+      telepatch keys add alice --file keys.json
+      telepatch keys list --file keys.json
+      telepatch keys remove alice --file keys.json
+    """
+
+
+File = Annotated[Path, typer.Option("--file", envvar="TELEPATCH_KEYS_FILE", help="The keys file.")]
+
+
+@keys.command("add")
+def add_key(name: Annotated[str, typer.Argument(help="Whose key it is.")], file: File = Path("keys.json")) -> None:
+    """Make a key for a person and print it, this once."""
+    from telepatch_server import keys as store
+
+    with _usage():
+        typer.echo(store.add(file, name))
+
+
+@keys.command("list")
+def list_keys(file: File = Path("keys.json")) -> None:
+    """Print whose keys the file holds."""
+    from telepatch_server import keys as store
+
+    with _usage():
+        typer.echo("\n".join(store.listing(file)))
+
+
+@keys.command("remove")
+def remove_key(name: Annotated[str, typer.Argument(help="Whose key it is.")], file: File = Path("keys.json")) -> None:
+    """Make a person's key worthless."""
+    from telepatch_server import keys as store
+
+    with _usage():
+        store.remove(file, name)
+    typer.echo(f"removed {name}")
+
+
+def _end_with_0_when_asked() -> None:
+    """Being ended by Ctrl-C or SIGTERM is no failure; the server passes the signal on once it has ended its work."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+@contextmanager
+def _usage(kind: type[TelepatchError] = TelepatchError) -> Iterator[None]:
+    """What cannot be done as asked is a usage error: one line, exit code 2."""
+    try:
+        yield
+    except kind as error:
+        typer.echo(f"telepatch: {error}", err=True)
+        raise typer.Exit(2) from None

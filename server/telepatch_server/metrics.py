@@ -1,0 +1,85 @@
+"""What a gateway counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from telepatch_broker.registry import Registry
+
+_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+class Metrics:
+    """The numbers of one gateway; no name of a person is among them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "telepatch_requests_total", "Requests by call and status", ("call", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "telepatch_request_seconds",
+            "Time until the answer begins",
+            ("call",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._submitted = Counter(
+            "telepatch_submitted_jobs_total",
+            "Jobs of submissions by what became of them: queued, or the code of the refusal",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._jobs = Gauge(
+            "telepatch_jobs",
+            "Jobs by model and state; of now for waiting, queued and running",
+            ("model", "state"),
+            registry=self.registry,
+        )
+        self._workers = Gauge("telepatch_workers", "Workers that are alive", ("model",), registry=self.registry)
+
+    def request(self, call: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(call, str(status)).inc()
+        self._seconds.labels(call).observe(seconds)
+
+    def submitted(self, outcome: str) -> None:
+        """Count a job of a submission."""
+        self._submitted.labels(outcome).inc()
+
+    async def exposition(self, registry: Registry) -> bytes:
+        """Everything as Prometheus reads it, queues as they are now."""
+        self._jobs.clear()
+        self._workers.clear()
+        for model in await registry.overview():
+            self._workers.labels(model.id).set(len(model.workers))
+            for state, number in (await registry.counts(model.id)).items():
+                self._jobs.labels(model.id, state).set(number)
+        return generate_latest(self.registry)
+
+
+class Measured:
+    """Counts every answer of an application, by route rather than by path, so that ids make no new series."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = getattr(scope.get("route"), "path", "unknown")
+                self._metrics.request(f"{scope['method']} {path}", message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, counted)

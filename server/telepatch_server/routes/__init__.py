@@ -1,0 +1,1 @@
+"""The calls, one file per resource; each has a `router`."""

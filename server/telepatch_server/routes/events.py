@@ -1,0 +1,96 @@
+"""``/v1/events``: one stream of server-sent events for all jobs of a person."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.responses import StreamingResponse
+
+from telepatch_broker.events import check_place
+from telepatch_broker.jobs import Result
+from telepatch_protocol.jobs import Event
+from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.problems import responses
+from telepatch_server.services import Services, services
+
+router = APIRouter(
+    prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
+)
+
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@router.get("", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+async def events(
+    person: Person,
+    found: Annotated[Services, Depends(services)],
+    job: Annotated[list[str] | None, Query(description="Only events of these jobs.")] = None,
+    after: Annotated[str | None, Query(description="As the header Last-Event-ID.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Begin behind this event.")] = None,
+) -> StreamingResponse:
+    """Everything that happens to one's jobs, from now on or from a place on; small results ride along."""
+    place = last_event_id or after
+    start = await found.log.last(person) if place is None else check_place(place)
+    missed = await found.log.missed(person, start)
+    stream = _stream(person, found, start, missed, frozenset(job or ()))
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _stream(person: str, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
+    yield f"retry: 1000\nid: {start}\n\n"
+    if missed:
+        yield frame(start, "missed", {"after": start})
+    async with found.hub.listen(person, start) as arriving:
+        async for event in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            if event is None:
+                yield ": heartbeat\n\n"
+            elif not only or event.job in only:
+                whole = await _with_result(event, person, found)
+                yield frame(event.id, event.type, whole.model_dump(mode="json", exclude_none=True))
+
+
+def frame(place: str, type: str, data: dict[str, Any]) -> str:
+    """One event as it stands in the stream."""
+    return f"id: {place}\nevent: {type}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+
+
+async def _with_pauses(
+    arriving: AsyncIterator[Event], seconds: float, closing: asyncio.Event
+) -> AsyncIterator[Event | None]:
+    """Events as they come, and None whenever none came for so long; ends when the gateway does."""
+    end = asyncio.ensure_future(closing.wait())
+    coming = asyncio.ensure_future(_next(arriving))
+    try:
+        while not end.done():
+            both: set[asyncio.Future[Any]] = {coming, end}
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                yield coming.result()
+                coming = asyncio.ensure_future(_next(arriving))
+            elif not end.done():
+                yield None
+    finally:
+        # The stream of the hub can only be closed when nobody waits in it any more.
+        coming.cancel()
+        end.cancel()
+        await asyncio.gather(coming, end, return_exceptions=True)
+
+
+async def _next(arriving: AsyncIterator[Event]) -> Event:
+    return await anext(arriving)
+
+
+async def _with_result(event: Event, person: str, found: Services) -> Event:
+    """A completed event with the result in it, if that is small and still there."""
+    if event.type != "completed":
+        return event
+    result = (await found.lane.results(person, [event.job]))[event.job]
+    if not isinstance(result, Result) or result.inline is None:
+        return event
+    inline = base64.b64encode(result.inline).decode()
+    return event.model_copy(update={"data": event.data | {"result": inline}})

@@ -1,0 +1,63 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``: for machines that watch the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from telepatch_broker.connection import LOST
+from telepatch_protocol.card import Frozen
+from telepatch_protocol.errors import Unavailable
+from telepatch_server.problems import responses
+from telepatch_server.services import Services, services
+
+router = APIRouter(tags=["health"])
+
+Found = Annotated[Services, Depends(services)]
+
+_PATIENCE_SECONDS: Final = 2.0
+_AWAY: Final[tuple[type[Exception], ...]] = (TimeoutError, OSError, *LOST)
+
+
+class Alive(Frozen):
+    """The process answers."""
+
+    alive: bool = True
+
+
+class Ready(Frozen):
+    """Jobs would run: Redis answers, and these models have this many workers."""
+
+    ready: bool = True
+    workers: dict[str, int]
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Whether this process is alive; says nothing of the others."""
+    return Alive()
+
+
+@router.get("/readyz", responses=responses(503))
+async def readyz(found: Found) -> Ready:
+    """Whether a job would run now; if not, which part is missing."""
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            overview = await found.registry.overview()
+    except _AWAY:
+        raise Unavailable("not ready: Redis does not answer") from None
+    workers = {model.id: len(model.workers) for model in overview if model.workers}
+    if not workers:
+        loading = [f"{model.id}: {one.stage}" for model in overview for one in model.loading]
+        raise Unavailable(f"not ready: no worker is alive ({', '.join(loading) or 'none is loading a known model'})")
+    return Ready(workers=workers)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(found: Found) -> Response:
+    """Numbers for Prometheus."""
+    return Response(await found.metrics.exposition(found.registry), media_type=CONTENT_TYPE_LATEST)

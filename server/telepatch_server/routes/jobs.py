@@ -1,0 +1,176 @@
+"""``/v1/jobs``: submit, look at, list, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from telepatch_broker.jobs import NewJob, Result
+from telepatch_protocol.card import Frozen
+from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, from_record
+from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, State, Submission, SubmissionAnswer
+from telepatch_server.admission import Admitted, Verdict, admit
+from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.bodies import documented
+from telepatch_server.problems import problem, responses
+from telepatch_server.readable import readable
+from telepatch_server.services import Services, services
+from telepatch_server.submission import Received, receive
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+
+Format = Literal["safetensors", "json"]
+Found = Annotated[Services, Depends(services)]
+
+
+class JobList(Frozen):
+    """Some of a person's jobs, newest first; `cursor` asks for the next ones."""
+
+    jobs: tuple[JobStatus, ...]
+    cursor: str | None = None
+
+
+@router.post(
+    "",
+    status_code=202,
+    responses={
+        200: {"model": SubmissionAnswer, "description": "All that was waited for has ended, or nothing was queued"},
+        202: {"model": SubmissionAnswer, "description": "Queued"},
+        422: {"model": SubmissionAnswer, "description": "Every job was refused, or this is no submission"}
+        | {"content": responses(422)[422]["content"]},
+        **responses(400, 413),
+    },
+    openapi_extra=documented(Submission, multipart=True),
+    response_class=JSONResponse,
+)
+async def submit(
+    request: Request,
+    person: Person,
+    found: Found,
+    wait: Annotated[float, Query(ge=0, description="Seconds to wait for the results.")] = 0.0,
+    format: Annotated[Format | None, Query(description="How results come that were waited for.")] = None,
+    dry_run: Annotated[bool, Query(description="Check and price, queue nothing.")] = False,
+) -> Response:
+    """Submit jobs: one, or many that share documents; or a bare document, which is one job."""
+    received = await receive(request, found.settings, dry_run=dry_run)
+    verdicts = await admit(received, person, found.catalogue, found.lane)
+    if received.submission.dry_run:
+        return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
+    before = await found.log.last(person)
+    answers = await _queue(received, verdicts, found)
+    as_json = (format or ("json" if received.bare else "safetensors")) == "json"
+    if wait > 0:
+        answers = await _await(answers, person, found, min(wait, found.settings.gateway_wait_seconds), as_json)
+    done = wait > 0 and all(one.state in ENDED for one in answers if one.state is not None)
+    return _answer(received, answers, before, done=done)
+
+
+@router.get("/{id}", responses=responses(404), response_model_exclude_none=True)
+async def status(id: str, person: Person, found: Found) -> JobStatus:
+    """How a job is doing."""
+    return await found.lane.status(person, id)
+
+
+@router.get("", response_model_exclude_none=True)
+async def list_jobs(
+    person: Person,
+    found: Found,
+    state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    cursor: Annotated[str | None, Query(description="Where to go on, from the page before.")] = None,
+) -> JobList:
+    """One's own jobs, newest first."""
+    page = await found.lane.list_jobs(person, state=state, cursor=cursor, limit=limit)
+    return JobList(jobs=page.jobs, cursor=page.cursor)
+
+
+@router.delete("/{id}", responses=responses(404), response_model_exclude_none=True)
+async def delete(id: str, person: Person, found: Found) -> JobStatus:
+    """Cancel a job that has not ended; delete the result of one that has."""
+    before = await found.lane.status(person, id)
+    if before.state in ENDED:
+        await found.lane.delete_result(person, id)
+    else:
+        await found.lane.cancel(person, id)
+    return await found.lane.status(person, id)
+
+
+def _pairs(received: Received, verdicts: Sequence[Verdict]) -> list[tuple[str, Verdict]]:
+    return [(spec.id, verdict) for spec, verdict in zip(received.submission.jobs, verdicts, strict=True)]
+
+
+def _tried(id: str, verdict: Verdict) -> Accepted:
+    """What a job that is not queued is told."""
+    if isinstance(verdict, TelepatchError):
+        return Accepted(id=id, error=verdict.record())
+    job = verdict.job
+    return Accepted(id=id, price=job.price, warnings=job.warnings, saves=dict(job.saves))
+
+
+async def _queue(received: Received, verdicts: Sequence[Verdict], found: Services) -> list[Accepted]:
+    """Queue what was admitted, in one step."""
+    jobs: list[NewJob] = [verdict.job for verdict in verdicts if isinstance(verdict, Admitted)]
+    queued = {answer.id: answer for answer in await found.lane.submit(jobs)} if jobs else {}
+    answers = [
+        queued[id] if isinstance(verdict, Admitted) else _tried(id, verdict)
+        for id, verdict in _pairs(received, verdicts)
+    ]
+    for answer in answers:
+        found.metrics.submitted("queued" if answer.error is None else answer.error.code)
+    return answers
+
+
+async def _await(
+    answers: list[Accepted], person: str, found: Services, seconds: float, as_json: bool
+) -> list[Accepted]:
+    """Wait until the queued jobs have ended, the time is over or the gateway ends; then say what there is."""
+    ids = [answer.id for answer in answers if answer.state is not None]
+    if not ids:
+        return answers
+    waiting = asyncio.ensure_future(found.hub.wait_for(person, ids, seconds))
+    closing = asyncio.ensure_future(found.closing.wait())
+    try:
+        await asyncio.wait({waiting, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            waiting.result()
+    finally:
+        waiting.cancel()
+        closing.cancel()
+        await asyncio.gather(waiting, closing, return_exceptions=True)
+    results = await found.lane.results(person, ids)
+    unended = [id for id, result in results.items() if isinstance(result, Conflict)]
+    states = await found.lane.states(person, unended) if unended else {}
+    most = found.settings.gateway_json_values if as_json else None
+    return [_ended(answer, results[answer.id], states, most) if answer.id in results else answer for answer in answers]
+
+
+def _ended(answer: Accepted, result: Result | TelepatchError, states: dict[str, State], most: int | None) -> Accepted:
+    """An answer with what became of the job."""
+    if isinstance(result, Conflict):
+        return answer.model_copy(update={"state": states.get(answer.id, answer.state)})
+    if isinstance(result, TelepatchError):
+        state = "cancelled" if isinstance(result, Cancelled) else "failed"
+        return answer.model_copy(update={"state": state, "error": result.record()})
+    told: dict[str, Any] = {"state": "completed", "saves": result.saves}
+    if result.inline is not None and most is None:
+        told["result"] = base64.b64encode(result.inline).decode()
+    elif result.inline is not None and most is not None:
+        try:
+            told["values"] = readable(result.inline, most)
+        except TelepatchError as error:
+            told["warnings"] = (*answer.warnings, error.detail)
+    return answer.model_copy(update=told)
+
+
+def _answer(received: Received, answers: list[Accepted], events: str | None, *, done: bool) -> Response:
+    refused = [answer.error for answer in answers if answer.state is None and answer.error is not None]
+    if received.bare and refused:
+        return problem(from_record(refused[0]))
+    status = 422 if len(refused) == len(answers) else 200 if done else 202
+    body = SubmissionAnswer(jobs=tuple(answers), events=events)
+    return Response(body.model_dump_json(exclude_none=True), status, media_type="application/json")

@@ -1,0 +1,127 @@
+"""``/v1/tokenize`` and ``/v1/detokenize``: so that a client without a tokenizer can point at words."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from telepatch_protocol.card import Frozen
+from telepatch_server.auth import PROTECTED
+from telepatch_server.bodies import body_of, documented
+from telepatch_server.problems import responses
+from telepatch_server.services import Services, services
+from telepatch_server.words import Words
+
+router = APIRouter(
+    prefix="/v1", tags=["words"], dependencies=PROTECTED, responses=responses(400, 401, 403, 404, 413, 422, 503)
+)
+
+Found = Annotated[Services, Depends(services)]
+
+_LARGE: Final = 10_000
+"""Characters or ids from which on the work is done in a thread."""
+
+
+class Tokenize(Frozen):
+    """Texts to be tokenised; `special` adds what the model's own tokenizer adds."""
+
+    model: str
+    text: str | tuple[str, ...]
+    special: bool = True
+
+
+class TokenRow(Frozen):
+    """One text as tokens.
+
+    Attributes:
+        ids: token ids.
+        tokens: the vocabulary's own spelling of each.
+        pieces: the text of each by itself.
+        offsets: first character, and character behind the last one, of each.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    pieces: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+class Tokenized(Frozen):
+    """One row per text."""
+
+    rows: tuple[TokenRow, ...]
+
+
+class Detokenize(Frozen):
+    """Ids to be read; `special` spells out special tokens."""
+
+    model: str
+    ids: Annotated[tuple[tuple[int, ...], ...] | tuple[int, ...], Field(union_mode="left_to_right")]
+    special: bool = True
+
+
+class TextRow(Frozen):
+    """One list of ids as text; `tokens` and `pieces` as in `TokenRow`."""
+
+    text: str
+    tokens: tuple[str, ...]
+    pieces: tuple[str, ...]
+
+
+class Detokenized(Frozen):
+    """One row per list of ids."""
+
+    rows: tuple[TextRow, ...]
+
+
+@router.post("/tokenize", openapi_extra=documented(Tokenize))
+async def tokenize(body: Annotated[Tokenize, Depends(body_of(Tokenize))], found: Found) -> Tokenized:
+    """Texts as tokens, with the place of each in the text."""
+    words = (await found.catalogue.model(body.model)).tokenizer()
+    texts = (body.text,) if isinstance(body.text, str) else body.text
+    if sum(map(len, texts)) < _LARGE:
+        return _tokenize(words, texts, body.special)
+    return await asyncio.to_thread(_tokenize, words, texts, body.special)
+
+
+@router.post("/detokenize", openapi_extra=documented(Detokenize))
+async def detokenize(body: Annotated[Detokenize, Depends(body_of(Detokenize))], found: Found) -> Detokenized:
+    """Token ids as text."""
+    words = (await found.catalogue.model(body.model)).tokenizer()
+    rows = [list(row) for row in _rows(body.ids)]
+    if sum(map(len, rows)) < _LARGE:
+        return _detokenize(words, rows, body.special)
+    return await asyncio.to_thread(_detokenize, words, rows, body.special)
+
+
+def _rows(ids: tuple[tuple[int, ...], ...] | tuple[int, ...]) -> list[tuple[int, ...]]:
+    """A single list of ids is one row."""
+    rows = [one for one in ids if isinstance(one, tuple)]
+    return rows if len(rows) == len(ids) and rows else [tuple(one for one in ids if isinstance(one, int))]
+
+
+def _tokenize(words: Words, texts: tuple[str, ...], special: bool) -> Tokenized:
+    rows = []
+    for text in texts:
+        found = words.encode(text, special=special)
+        pieces = tuple(words.pieces(found.ids))
+        rows.append(
+            TokenRow(ids=tuple(found.ids), tokens=tuple(found.tokens), pieces=pieces, offsets=tuple(found.offsets))
+        )
+    return Tokenized(rows=tuple(rows))
+
+
+def _detokenize(words: Words, rows: list[list[int]], special: bool) -> Detokenized:
+    return Detokenized(
+        rows=tuple(
+            TextRow(
+                text=words.decode(row, special=special),
+                tokens=tuple(words.tokens(row)),
+                pieces=tuple(words.pieces(row)),
+            )
+            for row in rows
+        )
+    )

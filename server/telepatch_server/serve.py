@@ -1,0 +1,115 @@
+"""The gateway as a process: listen, say where, answer until asked to end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from contextlib import ExitStack
+from typing import Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from telepatch_protocol.errors import Unavailable
+from telepatch_server.app import create_app
+from telepatch_server.settings import Settings
+
+_BACKLOG: Final = 2048
+
+
+class Server(uvicorn.Server):
+    """A server that tells streams to end before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._app = app
+        self._listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            print(f"telepatch gateway listens on {url_of(self._listener)}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End open streams, then everything else."""
+        services = getattr(self._app.state, "services", None)
+        if services is not None:
+            services.closing.set()
+        await super().shutdown(sockets)
+
+
+def main(settings: Settings) -> None:
+    """Run a gateway until SIGTERM or SIGINT.
+
+    Once it answers it says where, on standard output: ``telepatch gateway listens on http://127.0.0.1:8000``.
+
+    Raises:
+        BadArgument: others can reach it, and there is no keys file.
+        Unavailable: the address cannot be listened on, or the gateway could not start.
+    """
+    configure_logging()
+    app = create_app(settings)
+    with listening(settings.host, settings.port) as listener:
+        server = Server(configured(app, settings), app, listener)
+        server.run(sockets=[listener])
+    if not server.started:
+        raise Unavailable("the gateway could not start; its log says why")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that takes connections.
+
+    Raises:
+        Unavailable: the address is somebody else's, or taken.
+    """
+    with ExitStack() as failing:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            # asyncio turns Nagle's algorithm off only where the socket says that it is TCP: 40 ms per answer otherwise.
+            listener = failing.enter_context(socket.socket(family, kind, socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+        failing.pop_all()
+        return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a socket as clients write it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def configure_logging() -> None:
+    """Log to standard error: lines for people at a terminal, JSON elsewhere. Contents of requests are never logged."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=settings.gateway_stop_seconds,
+        timeout_keep_alive=75,
+    )

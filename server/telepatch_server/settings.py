@@ -1,0 +1,124 @@
+"""Settings of the gateway: one frozen object, read from the environment here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from telepatch_protocol.errors import BadArgument
+
+PREFIX = "TELEPATCH_"
+OWN = "TELEPATCH_GATEWAY_"
+"""Names that begin so are ours alone, except for `_OTHERS`; one that we do not know is a mistake."""
+
+_OTHERS = frozenset({"TELEPATCH_GATEWAY_URL"})
+
+
+class Settings(BaseModel):
+    """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
+
+    Attributes:
+        host: address to listen on; every one but loopback needs `keys_file`.
+        port: port to listen on; 0 picks a free one.
+        redis_url: ``redis://``, ``rediss://`` or ``unix://``.
+        keys_file: hashed API keys, made by ``telepatch keys add``.
+        blobs: folder for results and attachments.
+        worker_token: what workers on other hosts show to read and write blobs through the gateway; none, and none may.
+        result_seconds: how long results are kept.
+        record_seconds: how long records of jobs are kept after that.
+        gateway_body_bytes: the largest body of a request.
+        gateway_blob_bytes: the largest blob that a worker may send.
+        gateway_jobs: the most jobs of one request.
+        gateway_results: the most results of one request.
+        gateway_wait_seconds: the longest that a submission waits for its results.
+        gateway_heartbeat_seconds: how often an event stream without events says that it is there.
+        gateway_json_values: the most numbers of a result that travel as JSON.
+        gateway_cards_seconds: how long a model card is used before it is looked up again.
+        gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    keys_file: Path | None = None
+    blobs: Path = Path("~/.local/share/telepatch/blobs")
+    worker_token: str | None = Field(default=None, min_length=16, repr=False)
+    result_seconds: float = Field(default=86_400.0, gt=0)
+    record_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    gateway_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    gateway_blob_bytes: int = Field(default=64 * 2**30, ge=1024)
+    gateway_jobs: int = Field(default=1000, ge=1)
+    gateway_results: int = Field(default=1000, ge=1)
+    gateway_wait_seconds: float = Field(default=60.0, ge=0)
+    gateway_heartbeat_seconds: float = Field(default=15.0, gt=0)
+    gateway_json_values: int = Field(default=100_000, ge=1)
+    gateway_cards_seconds: float = Field(default=2.0, ge=0)
+    gateway_stop_seconds: int = Field(default=5, ge=0)
+
+    @field_validator("blobs", "keys_file")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser()
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        return is_loopback(self.host)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """The environment's settings, with `overrides` on top.
+
+        Args:
+            environment: in place of the process's own.
+            **overrides: fields by name.
+
+        Raises:
+            BadArgument: a variable ``TELEPATCH_GATEWAY_...`` that means nothing, or a value that cannot be.
+
+        Example:
+            >>> Settings.from_environment({"TELEPATCH_PORT": "9000"}).port
+            9000
+        """
+        found = os.environ if environment is None else environment
+        names = {PREFIX + field.upper(): field for field in cls.model_fields}
+        _refuse_unknown(found, names)
+        given = {field: found[name] for name, field in names.items() if found.get(name)}
+        try:
+            return cls.model_validate(given | overrides)
+        except ValidationError as error:
+            raise BadArgument(_explain(error, names)) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine seen from itself."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_unknown(found: Mapping[str, str], names: Mapping[str, str]) -> None:
+    for name in found:
+        if name.startswith(OWN) and name not in names and name not in _OTHERS:
+            near = difflib.get_close_matches(name, names, n=1)
+            known = ", ".join(sorted(one for one in names if one.startswith(OWN)))
+            hint = f"did you mean {near[0]}?" if near else f"known: {known}"
+            raise BadArgument(f"the environment has {name}, which is no setting; {hint}")
+
+
+def _explain(error: ValidationError, names: Mapping[str, str]) -> str:
+    """The first value that cannot be; secrets are not repeated."""
+    variables = {field: name for name, field in names.items()}
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    found = "" if field == "worker_token" else f"; found {first.get('input')!r}"
+    return f"{variables.get(field, field)}: {first['msg']}{found}"

@@ -1,0 +1,97 @@
+"""What a graph takes from outside itself: values of other jobs, and attached tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from telepatch_broker.jobs import Source
+from telepatch_protocol.errors import GraphError
+from telepatch_protocol.graph import Call, Graph, Invoke, Module, Node, Set
+from telepatch_protocol.order import refs_of
+from telepatch_protocol.refs import parse
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What a graph takes from outside.
+
+    Attributes:
+        parents: jobs whose saved values it uses, and the first place where it does.
+        tensors: names of attached tensors.
+    """
+
+    parents: dict[str, Source]
+    tensors: frozenset[str]
+
+
+def uses_of(graph: Graph) -> Uses:
+    """What a graph takes from outside; forms that are malformed are left for the checker to refuse."""
+    parents: dict[str, Source] = {}
+    tensors: set[str] = set()
+    for form, user in _forms(graph):
+        job, tensor = form.get("result"), form.get("tensor")
+        if isinstance(tensor, str):
+            tensors.add(tensor)
+        if isinstance(job, str) and job not in parents:
+            parents[job] = Source(user, *graph.place_of(user))
+    return Uses(parents, frozenset(tensors))
+
+
+def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
+    """Every constant form, with the id of the node or invoke that uses it."""
+    for name, value in graph.constants.items():
+        if isinstance(value, dict):
+            yield value, _user_of(name, graph)
+    for run in graph.runs:
+        for invoke in run.invokes:
+            for form in _inside(_inputs(invoke)):
+                yield form, invoke.id
+    for node in graph.nodes:
+        for form in _inside(_arguments(node)):
+            yield form, node.id
+
+
+def _inputs(invoke: Invoke) -> list[JsonValue]:
+    return [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
+
+
+def _arguments(node: Node) -> list[JsonValue]:
+    if isinstance(node, Call | Module):
+        return [*node.args, *node.kwargs.values()]
+    return [node.value] if isinstance(node, Set) else []
+
+
+def _inside(values: list[JsonValue]) -> Iterator[dict[str, JsonValue]]:
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+        elif isinstance(value, list):
+            stack.extend(one for one in value if isinstance(one, dict | list))
+
+
+def _user_of(constant: str, graph: Graph) -> str | None:
+    """The first node or invoke that refers to a constant."""
+    for node in graph.nodes:
+        try:
+            if any(ref.id == constant for ref in refs_of(node)):
+                return node.id
+        except GraphError:
+            continue
+    for run in graph.runs:
+        for invoke in run.invokes:
+            if any(isinstance(value, str) and _is_ref(value, constant) for value in _inputs(invoke)):
+                return invoke.id
+    return None
+
+
+def _is_ref(value: str, constant: str) -> bool:
+    try:
+        ref = parse(value)
+    except GraphError:
+        return False
+    return ref is not None and ref.id == constant

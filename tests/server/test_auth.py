@@ -1,0 +1,103 @@
+"""Who may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from telepatch_protocol.errors import BadArgument
+from telepatch_server import keys
+from telepatch_server.app import create_app
+from telepatch_server.settings import Settings
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def keyed(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, published: object, tmp_path: Path
+) -> tuple[httpx.Client, dict[str, dict[str, str]]]:
+    """A gateway that asks for keys, and headers of two people."""
+    file = tmp_path / "keys.json"
+    people = {name: {"Authorization": f"Bearer {keys.add(file, name)}"} for name in ("ada", "bob")}
+    return serve(settings.model_copy(update={"keys_file": file})), people
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_a_gateway_that_others_reach_does_not_start_without_keys(host: str) -> None:
+    with pytest.raises(BadArgument, match="telepatch keys add NAME"):
+        create_app(Settings(host=host))
+
+
+def test_a_key_says_who_one_is(keyed: tuple[httpx.Client, dict[str, dict[str, str]]]) -> None:
+    http, people = keyed
+    assert http.get("/v1/me", headers=people["bob"]).json()["person"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("GET", "/v1/jobs/x"), ("DELETE", "/v1/jobs/x"), ("GET", "/v1/me"),
+        ("GET", "/v1/jobs/x/result"), ("POST", "/v1/results"), ("GET", "/v1/events"), ("GET", "/v1/models"),
+        ("GET", "/v1/models/tiny"), ("POST", "/v1/tokenize"), ("POST", "/v1/detokenize"),
+    ],
+)  # fmt: skip
+def test_without_a_known_key_nothing_is_said(
+    keyed: tuple[httpx.Client, dict[str, dict[str, str]]], method: str, path: str
+) -> None:
+    http, _ = keyed
+    for headers in ({}, {"Authorization": "Bearer tp_wrong"}, {"Authorization": "Basic YTpi"}):
+        answer = http.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["code"] == "unauthorized"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_removed_key_is_worthless_at_once(keyed: tuple[httpx.Client, Any], tmp_path: Path) -> None:
+    http, people = keyed
+    keys.remove(tmp_path / "keys.json", "ada")
+    assert http.get("/v1/me", headers=people["ada"]).status_code == 401
+    assert http.get("/v1/me", headers=people["bob"]).status_code == 200
+
+
+def test_jobs_of_others_are_not_found(keyed: tuple[httpx.Client, Any], graph: Make, submit: Make, worker: Any) -> None:
+    http, people = keyed
+    body = submit(graph())
+    [job] = http.post("/v1/jobs?wait=10", json=body, headers=people["ada"]).json()["jobs"]
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/result")):
+        answer = http.request(method, f"/v1/jobs/{job['id']}{path}", headers=people["bob"])
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert http.get("/v1/jobs", headers=people["bob"]).json()["jobs"] == []
+    frames = http.post("/v1/results", json={"jobs": [job["id"]]}, headers=people["bob"])
+    assert b'"code":"not_found"' in frames.content
+    reference = {"r": {"result": job["id"], "name": "h"}, "prompt": "x", "layer": 1}
+    thief = graph(constants=reference, saves={"r": "$r"})
+    [refused] = http.post("/v1/jobs", json=submit(thief), headers=people["bob"]).json()["jobs"]
+    assert refused["error"]["code"] == "not_found"
+    # The same id from another person is a conflict and changes nothing.
+    [again] = http.post("/v1/jobs", json=body, headers=people["bob"]).json()["jobs"]
+    assert again["error"]["code"] == "conflict"
+    assert http.get(f"/v1/jobs/{job['id']}/result", headers=people["ada"]).status_code == 200
+
+
+def test_on_loopback_without_keys_one_is_local(http: httpx.Client) -> None:
+    assert http.get("/v1/me").json()["person"] == "local"
+    assert http.get("/v1/me", headers={"Origin": "http://localhost:3000"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "10.0.0.1"}]
+)
+def test_without_keys_a_web_page_of_somebody_else_gets_nothing(http: httpx.Client, headers: dict[str, str]) -> None:
+    answer = http.get("/v1/me", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+def test_watching_needs_no_key(keyed: tuple[httpx.Client, Any]) -> None:
+    http, _ = keyed
+    assert http.get("/healthz").status_code == 200
+    assert http.get("/metrics").status_code == 200

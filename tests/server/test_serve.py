@@ -1,0 +1,115 @@
+"""The gateway as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from telepatch_protocol.errors import Unavailable
+from telepatch_server import keys
+from telepatch_server.serve import listening, url_of
+
+
+@contextmanager
+def process(settings: Any, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``telepatch gateway``, and the address that it printed."""
+    command = [sys.executable, "-m", "telepatch", "gateway", "--port", "0", "--redis-url", settings.redis_url]
+    found = subprocess.Popen(
+        [*command, "--blobs", str(settings.blobs), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_")},
+    )
+    try:
+        assert found.stdout is not None
+        line = found.stdout.readline()
+        match = re.fullmatch(r"telepatch gateway listens on (\S+)\n", line)
+        yield found, match[1] if match else ""
+    finally:
+        if found.poll() is None:
+            found.kill()
+        found.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_ends_when_asked_with_streams_open(settings: Any, number: signal.Signals) -> None:
+    with process(settings) as (gateway, url):
+        assert httpx.get(f"{url}/healthz").json() == {"alive": True}
+        with httpx.stream("GET", f"{url}/v1/events", timeout=10) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("retry:")
+            gateway.send_signal(number)
+            list(lines)
+        assert gateway.wait(4) in (0, -number)
+        assert gateway.stderr is not None
+        assert gateway.stderr.read() == ""
+
+
+def test_a_waiting_submission_is_answered_when_the_gateway_ends(
+    settings: Any, published: object, graph: Callable[..., dict[str, Any]]
+) -> None:
+    with process(settings) as (gateway, url), httpx.Client(base_url=url, timeout=20) as http:
+
+        def end_it() -> None:
+            while not httpx.get(f"{url}/v1/jobs").json()["jobs"]:
+                time.sleep(0.05)
+            gateway.terminate()
+
+        thread = threading.Thread(target=end_it)
+        thread.start()
+        answer = http.post("/v1/jobs?wait=30", json=graph())
+        thread.join()
+        assert (answer.status_code, answer.json()["jobs"][0]["state"]) == (202, "queued")
+        assert gateway.wait(5) in (0, -signal.SIGTERM)
+
+
+def test_it_listens_for_others_only_with_keys(settings: Any, tmp_path: Any) -> None:
+    with process(settings, "--host", "0.0.0.0") as (gateway, url):
+        assert url == ""
+        assert gateway.wait(20) != 0
+        assert gateway.stderr is not None
+        assert "telepatch keys add NAME" in gateway.stderr.read()
+    key = keys.add(tmp_path / "keys.json", "ada")
+    with process(settings, "--host", "0.0.0.0", "--keys-file", str(tmp_path / "keys.json")) as (_, url):
+        port = url.rpartition(":")[2]
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/me", headers=headers).json()["person"] == "ada"
+
+
+def test_a_taken_port_is_named(settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Unavailable, match=f"port {port}"):
+            listening("127.0.0.1", port)
+
+
+def test_both_kinds_of_address_are_listened_on() -> None:
+    with listening("localhost", 0) as four:
+        assert url_of(four).startswith("http://")
+    if socket.has_ipv6:
+        with listening("::1", 0) as six:
+            assert url_of(six).startswith("http://[::1]:")
+
+
+def test_small_answers_are_not_held_back(http: httpx.Client) -> None:
+    took = []
+    for _ in range(15):
+        began = time.monotonic()
+        http.get("/healthz")
+        took.append(time.monotonic() - began)
+    # Nagle's algorithm and delayed acknowledgements together would make it 40 ms.
+    assert statistics.median(took) < 0.03
