@@ -1,0 +1,1 @@
+"""The command line: a frame that finds each room's commands, and the commands of the client itself."""
