@@ -19,7 +19,7 @@ where two probes of the model did not agree on any of these."""
 class Frozen(BaseModel):
     """A value that cannot change and refuses what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Leaf(Frozen):

@@ -48,7 +48,7 @@ from pydantic import BaseModel, ConfigDict
 class ErrorRecord(BaseModel):
     """An error as data: what was found, at which node, at which line of the author's file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     code: str
     detail: str

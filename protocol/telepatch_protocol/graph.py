@@ -323,7 +323,3 @@ class Graph(Frozen):
         """File and line of a node in the author's program, where known."""
         file, _, line = self.lines.get(node or "", "").rpartition(":")
         return (file, int(line)) if file and line.isdigit() else (None, None)
-
-
-for _model in (SubGraph, Each, After, Map, Repeat, Cond, Fit, Grad, Run, Graph):
-    _model.model_rebuild()

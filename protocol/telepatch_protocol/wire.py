@@ -100,7 +100,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _int(text: str) -> int:
-    if len(text) > 19 or not -(2**63) <= int(text) < 2**63:
+    if len(text.lstrip("-")) > 19 or not -(2**63) <= int(text) < 2**63:
         raise ProtocolError(f"the integer {text[:24]} does not fit into 64 bits")
     return int(text)
 
