@@ -1,0 +1,60 @@
+"""The code in README.md and docs/guide.md runs as it stands, against a service with the demo model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def blocks(file: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def said(file: str, demo_url: str, tmp_path: Path) -> str:
+    """What the Python of a page prints, run in order as one program."""
+    (tmp_path / "page.py").write_text("\n".join(blocks(file, "python")).replace(ADDRESS, demo_url))
+    done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_python_of_the_readme_runs(demo_url: str, tmp_path: Path):
+    assert said("README.md", demo_url, tmp_path)
+
+
+def test_the_python_of_the_guide_runs_and_shows_the_line_of_an_error(demo_url: str, tmp_path: Path):
+    found = said("docs/guide.md", demo_url, tmp_path)
+    lines = (tmp_path / "page.py").read_text().splitlines()
+    line = 1 + next(number for number, text in enumerate(lines) if "too_far = " in text)
+    assert f"page.py:{line}: index 99 is past the end of axis 1" in found
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_readmes_curl_gives_five_tokens(demo_url: str):
+    (command,) = [block for block in blocks("README.md", "sh") if block.startswith("curl")]
+    done = subprocess.run(["sh", "-c", command.replace(ADDRESS, demo_url)], capture_output=True, text=True, check=True)
+    (job,) = json.loads(done.stdout)["jobs"]
+    assert job["state"] == "completed"
+    assert len(job["values"]["tokens"]["values"]) == 5
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
+    (document,) = blocks("docs/protocol.md", "json")
+    (tmp_path / "graph.json").write_text(document)
+    (command,) = blocks("docs/protocol.md", "sh")
+    done = subprocess.run(
+        ["sh", "-c", command.replace(ADDRESS, demo_url)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    (job,) = json.loads(done.stdout)["jobs"]
+    assert job["state"] == "completed"
+    assert set(job["values"]) == {"ids", "values"}
