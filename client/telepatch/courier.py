@@ -1,0 +1,375 @@
+"""Drives the conversation over HTTP from one thread of its own, for programs with and without an event loop.
+
+One request with jobs is under way at a time; what comes in meanwhile goes into the next. One stream of events is held
+open. When it breaks it is taken up where it ended, and until then the gateway is asked how things are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from telepatch import living
+from telepatch.conversation import Batch, Conversation, Parcel
+from telepatch.events import Frame, frames
+from telepatch.habits import Habits
+from telepatch.outcome import Outcome
+from telepatch.progress import PATIENCE_S, Progress
+from telepatch.results import unframe
+from telepatch.transport import RETRIED, Transport, seconds_to_wait
+from telepatch_protocol.errors import (
+    ConnectionFailed,
+    ErrorRecord,
+    NotFound,
+    PayloadTooLarge,
+    TelepatchError,
+    TraceError,
+)
+from telepatch_protocol.jobs import Event, JobStatus, SubmissionAnswer
+
+T = TypeVar("T")
+
+PATIENT_S = 30.0
+"""Seconds for which a gateway that does not answer is tried again."""
+
+CLOSING_S = 5.0
+"""Seconds that the end of a program waits for what has not been sent."""
+
+HEARTBEAT_S = 45.0
+"""Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_OPENING_S = 2.0
+
+
+class Courier:
+    """Sends jobs, hears of them, fetches results.
+
+    Args:
+        make_transport: gives a new transport; called in each process that uses it.
+        progress: whether people are shown what they wait for.
+    """
+
+    def __init__(self, make_transport: Callable[[], Transport], *, progress: bool = True) -> None:
+        self._make_transport = make_transport
+        self._progress = progress
+        self._habits = Habits()
+        self.conversation = Conversation()
+        self._closing = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._sending = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # For the author's threads
+
+    def submit(self, parcel: Parcel) -> None:
+        """Take a job; waits only while far too many wait to be sent."""
+        self.start()
+        with self._room:
+            while self.conversation.full and not self._closing:
+                self._room.wait(1.0)
+            self.conversation.add(parcel)
+        self._call(self._wake.set)
+
+    async def submit_soon(self, parcel: Parcel) -> None:
+        """As `submit`, without holding up an event loop."""
+        if self.conversation.full:
+            await asyncio.to_thread(self.submit, parcel)
+        else:
+            self.submit(parcel)
+
+    def run(self, work: Callable[[Transport], Coroutine[Any, Any, T]]) -> T:
+        """Have one request made, and wait for its answer."""
+        return self._later(work).result()
+
+    async def run_soon(self, work: Callable[[Transport], Coroutine[Any, Any, T]]) -> T:
+        """As `run`, in an asynchronous program."""
+        return await asyncio.wrap_future(self._later(work))
+
+    def wait(self, outcomes: list[Outcome]) -> None:
+        """Block until all have ended and the results of those that completed are here."""
+        self.start()
+        if not all(outcome.ended.is_set() for outcome in outcomes):
+            self._habits.waits(outcomes, len(self.conversation.open))
+            self.wait_for_end(outcomes)
+        missing = _without_result(outcomes)
+        if missing:
+            self.run(lambda transport: self._fetch(transport, missing))
+
+    def wait_for_end(self, outcomes: list[Outcome]) -> None:
+        """Block until all have ended, well or not."""
+        with Progress(outcomes, shown=self._progress) as progress:
+            for outcome in outcomes:
+                while not outcome.ended.wait(PATIENCE_S / 2):
+                    progress.tick()
+
+    async def wait_soon(self, outcomes: list[Outcome]) -> None:
+        """As `wait`, for asynchronous programs."""
+        self.start()
+        for outcome in outcomes:
+            await outcome.until_ended()
+        missing = _without_result(outcomes)
+        if missing:
+            await self.run_soon(lambda transport: self._fetch(transport, missing))
+
+    def follow(self, outcome: Outcome) -> None:
+        """Listen for the end of a job that was not sent from here."""
+        self.start()
+        with self._lock:
+            self.conversation.follow(outcome)
+        self.run(self._ask_states)
+
+    def looked_at(self, outcome: Outcome) -> None:
+        """The author has seen what became of it."""
+        if self.conversation.failed:
+            self.conversation.failed.pop(outcome.job, None)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until all that was submitted has been taken by the gateway; whether that came to pass in time."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._room:
+            while self.conversation.pending or self._sending:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._room.wait(left)
+        return True
+
+    def close(self) -> list[Outcome]:
+        """Send what is left, stop, and give the failures that nobody has looked at."""
+        self._closing = True
+        if self._loop is not None:
+            self.flush(CLOSING_S)
+            self._call(self._stop.set)
+            self._thread.join(CLOSING_S)
+            self._loop = None
+        with self._lock:
+            unseen = list(self.conversation.unseen_failures())
+            self.conversation.give_up(
+                TraceError("the lab was closed before this job ended; use lab.result of a new one")
+            )
+            self.conversation.pending.clear()
+        living.remove(self)
+        return unseen
+
+    def start(self) -> None:
+        """Start the thread, unless it runs already."""
+        if self._closing:
+            raise TraceError("this lab is closed; connect again")
+        with self._lock:
+            if self._loop is not None:
+                return
+            started = threading.Event()
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._thread_main, args=(started,), name="telepatch", daemon=True)
+            self._thread.start()
+        started.wait()
+        living.add(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread and the connections are the parent's, and so is what waits to be sent."""
+        self.conversation.orphaned()
+        self._reset()
+
+    # In the courier's own thread
+
+    def _thread_main(self, started: threading.Event) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._main(started))
+        finally:
+            self._loop.close()
+
+    async def _main(self, started: threading.Event) -> None:
+        self._wake, self._stop, self._listening = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._transport = self._make_transport()
+        started.set()
+        tasks = [asyncio.create_task(self._send_all()), asyncio.create_task(self._listen())]
+        await self._stop.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.close()
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (batch := self._next_batch()) is not None:
+                try:
+                    await self._opening()
+                    await self._send(batch)
+                finally:
+                    with self._room:
+                        self._sending = 0
+                        self._room.notify_all()
+
+    def _next_batch(self) -> Batch | None:
+        with self._room:
+            batch = self.conversation.next_batch()
+            self._sending = len(batch.parcels) if batch is not None else 0
+            self._room.notify_all()
+            return batch
+
+    async def _opening(self) -> None:
+        """Give the stream of events a moment to open, so that no event is missed."""
+        if not self._listening.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listening.wait(), _OPENING_S)
+
+    async def _send(self, batch: Batch) -> None:
+        """Send a batch until it is taken or refused; the same ids sent twice are the same jobs."""
+        try:
+            answer = await self._persist(lambda: self._post(batch))
+        except PayloadTooLarge as error:
+            halves = self.conversation.split(batch)
+            if halves is None:
+                self._refused(batch, error)
+                return
+            for half in halves:
+                await self._send(half)
+        except TelepatchError as error:
+            self._refused(batch, error)
+        except Exception as error:
+            self._refused(batch, ConnectionFailed(f"submitting failed: {type(error).__name__}: {error}"))
+            raise
+        else:
+            with self._lock:
+                self.conversation.answered(batch, answer)
+
+    def _refused(self, batch: Batch, error: TelepatchError) -> None:
+        with self._lock:
+            self.conversation.refused(batch, error)
+
+    async def _post(self, batch: Batch) -> SubmissionAnswer:
+        attachment = batch.attachment
+        if attachment is None:
+            how: dict[str, Any] = {"content": batch.submission}
+        else:
+            how = {
+                "files": {
+                    "submission": ("submission.json", batch.submission, "application/json"),
+                    "attachment": ("attachment.safetensors", attachment, "application/octet-stream"),
+                }
+            }
+        async with self._transport.exchange("POST", "/v1/jobs", timeout=60.0, **how) as response:
+            return SubmissionAnswer.model_validate_json(await response.aread())
+
+    async def _persist(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Repeat a request while the gateway does not answer, up to a limit."""
+        begun, pause = time.monotonic(), _FIRST_PAUSE_S
+        while True:
+            try:
+                return await request()
+            except RETRIED as error:
+                limit = CLOSING_S / 2 if self._closing else PATIENT_S
+                if time.monotonic() - begun > limit:
+                    raise
+                await asyncio.sleep(seconds_to_wait(error) or pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def _listen(self) -> None:
+        """Hold the stream of events open; where it cannot be, ask."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            begun = time.monotonic()
+            with contextlib.suppress(TelepatchError):
+                await self._stream()
+            self._listening.set()
+            pause = _FIRST_PAUSE_S if time.monotonic() - begun > _LONGEST_PAUSE_S else min(pause * 2, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause)
+            await self._ask_states(self._transport)
+
+    async def _stream(self) -> None:
+        place = self.conversation.place
+        headers = {"accept": "text/event-stream", **({"last-event-id": place} if place is not None else {})}
+        async with self._transport.exchange("GET", "/v1/events", headers=headers, timeout=HEARTBEAT_S) as response:
+            self._listening.set()
+            async for frame in frames(response.aiter_lines()):
+                if frame.event == "missed":
+                    await self._ask_states(self._transport)
+                else:
+                    self._heard(frame)
+
+    def _heard(self, frame: Frame) -> None:
+        if frame.data is None:
+            if frame.id is not None:
+                self.conversation.place = frame.id
+            return
+        event = Event.model_validate(json.loads(frame.data))
+        with self._lock:
+            self.conversation.heard(event)
+
+    async def _ask_states(self, transport: Transport) -> None:
+        """Ask how each open job is."""
+        with self._lock:
+            asked = [job for job in self.conversation.open if job not in self.conversation.unsent()]
+        for job in asked:
+            try:
+                status = JobStatus.model_validate(await transport.ask("GET", f"/v1/jobs/{job}"))
+            except NotFound as error:
+                self._unknown(job, error)
+            except TelepatchError:
+                return
+            else:
+                with self._lock:
+                    self.conversation.learned(status)
+
+    def _unknown(self, job: str, error: TelepatchError) -> None:
+        """A job that the gateway does not know: on its way from here, or none at all."""
+        outcome = self.conversation.open.get(job)
+        if outcome is not None and outcome.state == "asked":
+            with self._lock:
+                self.conversation.open.pop(job, None)
+            outcome.fail(error.record())
+
+    async def _fetch(self, transport: Transport, outcomes: list[Outcome]) -> None:
+        """Have the results of completed jobs come."""
+        wanted = {outcome.job: outcome for outcome in outcomes}
+        body = json.dumps({"jobs": list(wanted)}).encode()
+
+        async def ask() -> bytes:
+            async with transport.exchange("POST", "/v1/results", content=body, timeout=120.0) as response:
+                return await response.aread()
+
+        for arrived in unframe(await self._persist(ask)):
+            outcome = wanted.pop(arrived.job)
+            if arrived.error is not None:
+                outcome.lost(arrived.error)
+            else:
+                outcome.fetched(arrived.result)
+        for outcome in wanted.values():
+            outcome.lost(ErrorRecord(code="not_found", detail=f"the service sent no result of job {outcome.job}"))
+
+    def _later(self, work: Callable[[Transport], Coroutine[Any, Any, T]]) -> Future[T]:
+        self.start()
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self._with_transport(work), self._loop)
+
+    async def _with_transport(self, work: Callable[[Transport], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._transport)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(function)
+
+
+def _without_result(outcomes: list[Outcome]) -> list[Outcome]:
+    """Those that completed and whose tensors are elsewhere."""
+    return list(
+        {
+            one.job: one for one in outcomes if one.state == "completed" and not one.has_result and not one.failed
+        }.values()
+    )

@@ -1,0 +1,284 @@
+"""A connection to a service: its models, and the jobs that one person runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from telepatch import living
+from telepatch.builder import Builder
+from telepatch.conversation import Parcel
+from telepatch.courier import Courier
+from telepatch.lines import here, points_home
+from telepatch.model import Model
+from telepatch.outcome import Outcome
+from telepatch.settings import Settings
+from telepatch.tokens import Tokens
+from telepatch.trace import Trace
+from telepatch.transport import Transport
+from telepatch.values import Value
+from telepatch_protocol.card import ModelCard
+from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.graph import Graph
+from telepatch_protocol.jobs import ENDED, JobStatus
+
+if TYPE_CHECKING:
+    import httpx
+
+Array = np.ndarray[Any, Any]
+
+
+def connect(
+    url: str | None = None,
+    api_key: str | None = None,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    progress: bool = True,
+) -> Lab:
+    """Reach a service.
+
+    Args:
+        url: address of its gateway; ``TELEPATCH_URL`` if left out, else ``http://127.0.0.1:8000``.
+        api_key: the person's key; ``TELEPATCH_API_KEY`` if left out.
+        transport: what carries the bytes, in place of the network.
+        progress: whether long waits are shown on standard error.
+
+    Returns:
+        The connection, which is also a context manager, for ``with`` and ``async with``. Nothing is sent yet.
+
+    Raises:
+        BadArgument: an address that is none.
+
+    Example:
+        >>> lab = telepatch.connect("http://127.0.0.1:8000")
+        >>> model = lab.model("smollm2-135m")
+    """
+    settings = Settings.from_environment(url=url, api_key=api_key)
+    return Lab(settings, transport=transport, progress=progress)
+
+
+class Lab:
+    """A connection to a service; made by `connect`."""
+
+    def __init__(
+        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, progress: bool = True
+    ) -> None:
+        self.settings = settings
+        self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
+        self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
+
+    @points_home
+    def model(self, id: str) -> Model:
+        """A model that the service holds.
+
+        Args:
+            id: its name, as `models` lists it.
+
+        Raises:
+            NotFound: there is no such model.
+            ConnectionFailed: nothing answers at the address.
+        """
+        found = self._ask("GET", f"/v1/models/{quote(id, safe='')}")
+        return Model(ModelCard.model_validate(found["card"]), self)
+
+    @points_home
+    def models(self) -> list[dict[str, Any]]:
+        """What the service holds: ``id``, ``title``, ``kind``, ``queued``, ``workers``... of each model."""
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/models")["models"]
+        return found
+
+    @points_home
+    def wait(self) -> None:
+        """Block until everything that was submitted from here has ended, well or not."""
+        outcomes = list(self._courier.conversation.open.values())
+        if outcomes:
+            self._courier.wait_for_end(outcomes)
+
+    async def wait_soon(self) -> None:
+        """As `wait`, in an asynchronous program."""
+        for outcome in list(self._courier.conversation.open.values()):
+            await outcome.until_ended()
+
+    @points_home
+    def result(self, job: str | Trace, name: str | None = None) -> Any:
+        """What a job of one's own saved, also one that another program submitted; waits for its end.
+
+        Args:
+            job: its trace or its id.
+            name: of one saved value.
+
+        Returns:
+            The array of that name; without a name, all arrays by name.
+
+        Raises:
+            NotFound: no such job or name.
+            JobError: the job failed.
+        """
+        outcome = self._outcome(_id(job))
+        if name is not None:
+            return outcome.array(name)
+        self._courier.wait([outcome])
+        error = outcome.error()
+        if error is not None:
+            self._courier.looked_at(outcome)
+            raise error
+        return {saved: outcome.array(saved) for saved in outcome.names()}
+
+    @points_home
+    def status(self, job: str | Trace) -> JobStatus:
+        """How a job is: its state, position, timings, price and error."""
+        self._courier.flush()
+        return JobStatus.model_validate(self._ask("GET", f"/v1/jobs/{_id(job)}"))
+
+    @points_home
+    def cancel(self, job: str | Trace) -> str:
+        """Stop a job that has not ended; gives the state it is in afterwards."""
+        found = self.status(job)
+        if found.state in ENDED:
+            return found.state
+        return JobStatus.model_validate(self._ask("DELETE", f"/v1/jobs/{found.id}")).state
+
+    @points_home
+    def tokenize(self, model: str, texts: list[str], special: bool = True) -> list[Tokens]:
+        """Tokens of texts; `Model.tokenize` is the convenient form."""
+        body = {"model": model, "text": texts, "special": special}
+        return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def detokenize(self, model: str, rows: list[list[int]]) -> list[str]:
+        """Texts of rows of token ids; `Model.detokenize` is the convenient form."""
+        found = self._ask("POST", "/v1/detokenize", {"model": model, "ids": rows})["rows"]
+        return [str(row["text"]) for row in found]
+
+    @points_home
+    def me(self) -> dict[str, Any]:
+        """Who asks, and what the service allows them."""
+        found: dict[str, Any] = self._ask("GET", "/v1/me")
+        return found
+
+    def flush(self) -> None:
+        """Wait until everything that was submitted is with the gateway."""
+        self._courier.flush()
+
+    def close(self) -> None:
+        """Send what is left, disconnect, and tell of failures that nobody has looked at."""
+        living.report(self._courier.close())
+
+    def submit(self, builder: Builder, graph: Graph) -> Outcome:
+        """Hand over a finished trace."""
+        parcel = self._parcel(builder, graph)
+        self._courier.submit(parcel)
+        return parcel.outcome
+
+    async def submit_soon(self, builder: Builder, graph: Graph) -> Outcome:
+        """As `submit`, in an asynchronous program."""
+        parcel = self._parcel(builder, graph)
+        await self._courier.submit_soon(parcel)
+        return parcel.outcome
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        return f"<lab at {self.settings.url}, {len(self._courier.conversation.open)} jobs under way>"
+
+    def _parcel(self, builder: Builder, graph: Graph) -> Parcel:
+        outcome = Outcome(builder.job, self._courier, builder.opened, builder.places)
+        self._outcomes[builder.job] = outcome
+        parents = [parent.outcome for parent in builder.parents.values() if parent.outcome is not None]
+        return Parcel.of(outcome, graph, builder.tensors, parents)
+
+    def _outcome(self, job: str) -> Outcome:
+        known = self._outcomes.get(job)
+        if known is not None:
+            return known
+        outcome = Outcome(job, self._courier, here())
+        outcome.state = "asked"
+        self._outcomes[job] = outcome
+        self._courier.follow(outcome)
+        return outcome
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        def work(transport: Transport) -> Coroutine[Any, Any, Any]:
+            return transport.ask(method, path, body)
+
+        return self._courier.run(work)
+
+
+def gather(*values: Any) -> Any:
+    """The numbers of many saved values: waits for all of them together and fetches them in one request.
+
+    Args:
+        values: saved values, or lists, tuples and dicts of them.
+
+    Returns:
+        Arrays in the same structure: of one argument its own, of several a list.
+
+    Raises:
+        TelepatchError: one of the jobs failed.
+
+    Example:
+        >>> kept = []
+        >>> for prompt in prompts:
+        ...     with model.trace(prompt):
+        ...         kept.append(model.lm_head.output[:, -1].save())
+        >>> arrays = telepatch.gather(kept)
+    """
+    return _gathered(values)
+
+
+@points_home
+def _gathered(values: tuple[Any, ...]) -> Any:
+    from telepatch.looking import looked
+
+    found: list[Value] = []
+    _collect(values, found)
+    by_courier: dict[int, tuple[Any, list[Outcome]]] = {}
+    for value in found:
+        outcome = value._outcome()
+        by_courier.setdefault(id(outcome.waiting), (outcome.waiting, []))[1].append(outcome)
+    for courier, outcomes in by_courier.values():
+        courier.wait(list(dict.fromkeys(outcomes)))
+    arrays = looked(list(values))
+    return arrays[0] if len(values) == 1 else arrays
+
+
+def _collect(thing: Any, found: list[Value]) -> None:
+    from telepatch.outputs import Outputs
+
+    if isinstance(thing, Value):
+        found.append(thing)
+    elif isinstance(thing, list | tuple | Outputs):
+        for one in thing:
+            _collect(one, found)
+    elif isinstance(thing, dict):
+        for one in thing.values():
+            _collect(one, found)
+    elif not isinstance(thing, np.ndarray | int | float | str | None.__class__):
+        raise BadArgument(
+            f"gather takes saved values, and lists, tuples and dicts of them; found {type(thing).__name__}"
+        )
+
+
+def _id(job: str | Trace) -> str:
+    return job.job if isinstance(job, Trace) else str(job)

@@ -1,0 +1,149 @@
+"""A served model: its tree of modules, traces on it, and its tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from telepatch.lines import points_home
+from telepatch.modules import ModuleView
+from telepatch.places import Spot
+from telepatch.trace import Trace, one_form
+from telepatch_protocol.card import ModelCard
+from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
+from telepatch_protocol.graph import Options
+
+if TYPE_CHECKING:
+    from telepatch.lab import Lab
+
+
+class Model(ModuleView):
+    """A model as its card describes it: no weights, no framework, only names and shapes.
+
+    Args:
+        card: the model's card.
+        lab: the connection that runs traces; without one they can be built and exported.
+
+    Example:
+        >>> model = lab.model("gpt2-random")
+        >>> with model.trace("Hello") as t:
+        ...     h = model.blocks[2].resid_post[:, -1].save()
+    """
+
+    __slots__ = ("_lab",)
+    _lab: Lab | None
+
+    def __init__(self, card: ModelCard, lab: Lab | None = None) -> None:
+        super().__init__(Spot(card))
+        object.__setattr__(self, "_lab", lab)
+
+    @property
+    def card(self) -> ModelCard:
+        """Everything that is known of the model."""
+        return self._spot.card
+
+    @points_home
+    def trace(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+        aligned: bool = False,
+    ) -> Trace:
+        """A block whose body reads, computes and writes inside the model.
+
+        Args:
+            prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
+                the body opens its inputs itself with ``t.invoke(...)``.
+            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
+            isolate: run in a batch of its own.
+            aligned: refuse inputs that differ in number of tokens.
+
+        Returns:
+            A context manager, for ``with`` and ``async with``.
+
+        Raises:
+            BadArgument: more than one input.
+        """
+        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+
+    @points_home
+    def tokenize(self, text: str | list[str], *, special: bool = True) -> Any:
+        """Tokens of a text, or of each of several.
+
+        Args:
+            text: one text or a list of them.
+            special: whether the tokens that the model expects around a text are added.
+
+        Returns:
+            `Tokens` with ``ids``, ``pieces`` (the text of each token) and ``offsets`` (characters), or a list of them.
+        """
+        found = self._service().tokenize(self.card.id, [text] if isinstance(text, str) else list(text), special)
+        return found[0] if isinstance(text, str) else found
+
+    @points_home
+    def token(self, text: str) -> int:
+        """The id of the one token that `text` is.
+
+        Raises:
+            BadArgument: it is several tokens; the message shows them.
+        """
+        found = self.tokenize(text, special=False)
+        if len(found.ids) != 1:
+            pieces = " ".join(repr(piece) for piece in found.pieces)
+            raise BadArgument(
+                f"{text!r} is {len(found.ids)} tokens for '{self.card.id}': {pieces}; a leading space often matters"
+            )
+        return int(found.ids[0])
+
+    @points_home
+    def detokenize(self, ids: Any) -> Any:
+        """The text of token ids: of one id or list a string, of several lists a list of strings."""
+        from telepatch.looking import looked
+
+        rows = looked(ids)
+        rows = rows.tolist() if hasattr(rows, "tolist") else rows
+        rows = [rows] if isinstance(rows, int) else list(rows)
+        nested = bool(rows) and isinstance(rows[0], list)
+        found = self._service().detokenize(self.card.id, rows if nested else [rows])
+        return found if nested else found[0]
+
+    decode = detokenize
+
+    def _service(self) -> Lab:
+        if self._lab is None:
+            raise TraceError(f"this '{self.card.id}' is a card without a connection; get it from lab.model(...)")
+        return self._lab
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _LATER and self._spot.child(name) is None:
+            return _later(name)
+        return super().__getattr__(name)
+
+
+_LATER = {
+    "generate": "generation",
+    "session": "sessions",
+    "sweep": "sweeps",
+    "each": "maps over prompts",
+    "fit": "training",
+    "edit": "named edits",
+    "scan": "scanning",
+}
+"""Parts of the language that this version does not execute, by what they are called."""
+
+
+def _later(name: str) -> Any:
+    @points_home
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise NotYetSupported(
+            f"model.{name} ({_LATER[name]}) is part of the language, but not executed by this version yet"
+        )
+
+    return refuse

@@ -1,0 +1,147 @@
+"""numpy's functions on values: by another name where the vocabulary has the same thing, refused by name where not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from telepatch import operations
+from telepatch.current import open_builder
+from telepatch.lines import points_home
+from telepatch_protocol.errors import BadArgument, TraceError, UnknownOperation
+from telepatch_protocol.ops import OPS
+
+UFUNCS: dict[str, str] = {
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "power": "pow",
+    "float_power": "pow",
+    "negative": "neg",
+    "absolute": "abs",
+    "fabs": "abs",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "equal": "eq",
+    "not_equal": "ne",
+    "invert": "bitwise_not",
+    "conjugate": "clone",
+    "arctan": "atan",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "rint": "round",
+    "fmax": "maximum",
+    "fmin": "minimum",
+    "fmod": "fmod",
+    "mod": "remainder",
+}
+"""numpy's universal functions whose operation has another name; all others go by their own."""
+
+FUNCTIONS: dict[str, str] = {
+    "concatenate": "cat",
+    "concat": "cat",
+    "max": "amax",
+    "min": "amin",
+    "clip": "clamp",
+    "expand_dims": "unsqueeze",
+    "absolute": "abs",
+    "var": "var",
+    "std": "std",
+    "ravel": "flatten",
+    "tensordot": "tensordot",
+    "broadcast_to": "expand",
+    "astype": "to",
+    "prod": "prod",
+    "swapaxes": "transpose",
+    "moveaxis": "movedim",
+    "permute_dims": "permute",
+    "copy": "clone",
+}
+"""numpy's other functions whose operation has another name."""
+
+REDUCTIONS: dict[str, str] = {"add": "sum", "multiply": "prod", "maximum": "amax", "minimum": "amin"}
+ARGUMENTS: dict[str, str] = {
+    "axis": "dim",
+    "axes": "dims",
+    "keepdims": "keepdim",
+    "ddof": "correction",
+    "a_min": "min",
+    "a_max": "max",
+}
+"""numpy's names of arguments, as PyTorch has them."""
+
+_DEFAULT = getattr(np, "_NoValue", None)
+
+
+@points_home
+def ufunc(called: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``np.exp(value)``, ``array + value`` and their like."""
+    from telepatch.looking import looked
+
+    if open_builder() is None:
+        return getattr(called, method)(*looked(inputs), **looked(kwargs))
+    name = UFUNCS.get(called.__name__, called.__name__)
+    if kwargs.pop("out", None) is not None:
+        raise TraceError("values cannot be changed in place, so 'out' has no place inside a trace")
+    if method == "reduce" and called.__name__ in REDUCTIONS:
+        return _apply(REDUCTIONS[called.__name__], inputs, kwargs)
+    if method != "__call__":
+        raise TraceError(f"numpy.{called.__name__}.{method} is no operation of the vocabulary")
+    return _apply(name, inputs, kwargs)
+
+
+@points_home
+def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``np.concatenate([a, b])``, ``np.where(c, a, b)`` and their like."""
+    from telepatch.looking import looked
+
+    if open_builder() is None:
+        return called(*looked(args), **looked(kwargs))
+    if called is np.transpose:
+        return _transposed(*args, **kwargs)
+    if called is np.shape or called is np.ndim:
+        return args[0].shape if called is np.shape else args[0].ndim
+    if called is np.clip:
+        args, kwargs = args[:1], dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
+    return _apply(FUNCTIONS.get(called.__name__, called.__name__), args, kwargs)
+
+
+def on_arrays(name: str, array: np.ndarray[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A method of a value that has come back: numpy's own, with PyTorch's names of arguments.
+
+    Raises:
+        BadArgument: numpy has nothing of that name.
+    """
+    back = {"dim": "axis", "keepdim": "keepdims", "correction": "ddof"}
+    renamed = {back.get(key, key): one for key, one in kwargs.items()}
+    if hasattr(array, name):
+        return getattr(array, name)(*args, **renamed)
+    if isinstance(getattr(np, name, None), np.ufunc):
+        return getattr(np, name)(array, *args, **renamed)
+    raise BadArgument(
+        f"'{name}' is an operation of a trace, and this value has come back already; "
+        "compute with .numpy() or .torch(), or do it inside the block"
+    )
+
+
+def _apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if name not in OPS:
+        raise UnknownOperation(
+            f"numpy's '{name}' has no counterpart in the vocabulary; dir(telepatch.ops) lists what values can do"
+        )
+    given = {
+        ARGUMENTS.get(key, key): one
+        for key, one in kwargs.items()
+        if one is not _DEFAULT
+        and one is not None
+        and key not in ("where", "subok", "initial", "optimize", "casting", "order")
+    }
+    return operations.apply(name, *args, **given)
+
+
+def _transposed(value: Any, axes: Any = None) -> Any:
+    return value.T if axes is None else operations.apply("permute", value, list(axes))

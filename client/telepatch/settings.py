@@ -1,0 +1,51 @@
+"""Settings of the client: where the service is and who asks; explicit arguments win over the environment."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from telepatch_protocol.errors import BadArgument
+
+_PREFIX = "TELEPATCH_"
+
+
+class Settings(BaseModel):
+    """What a connection needs to know.
+
+    Attributes:
+        url: address of the gateway, ``http://...`` or ``https://...``.
+        api_key: the person's key; none is needed for a service that listens on one's own machine only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/\s]+")
+    api_key: SecretStr | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the gateway is on this very machine."""
+        host = self.url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+        return host.startswith(("127.", "localhost", "[::1]"))
+
+    @classmethod
+    def from_environment(cls, *, url: str | None = None, api_key: str | None = None) -> Settings:
+        """Settings from ``TELEPATCH_URL`` and ``TELEPATCH_API_KEY``; arguments that are given win.
+
+        Raises:
+            BadArgument: a value that cannot be one of these.
+        """
+        asked = {"url": url, "api_key": api_key}
+        found = {
+            name: given if given is not None else os.environ.get(_PREFIX + name.upper())
+            for name, given in asked.items()
+        }
+        try:
+            return cls.model_validate({name: value for name, value in found.items() if value})
+        except ValidationError:
+            raise BadArgument(
+                f"{found['url']!r} is no address of a gateway; give one such as 'http://127.0.0.1:8000', "
+                "as an argument of connect() or in TELEPATCH_URL"
+            ) from None

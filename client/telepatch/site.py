@@ -1,0 +1,244 @@
+"""Sites as an author holds them: a name bound to a whole site stays the site, so assignments to it are writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from telepatch import arguments, operations
+from telepatch.builder import Builder
+from telepatch.current import open_builder
+from telepatch.lines import points_home
+from telepatch.values import Value
+from telepatch_protocol import sites
+from telepatch_protocol.axes import dim_of
+from telepatch_protocol.card import ModelCard
+from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.inputs import Input
+from telepatch_protocol.meta import Meta
+
+Segment = str | int
+"""A part of a path; integers become constants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a site is, as the author spelled it."""
+
+    card: ModelCard
+    path: tuple[Segment, ...]
+    port: str
+    leaf: str | None = None
+    call: int | None = None
+
+    @property
+    def site(self) -> sites.Site:
+        """With all numbers in place."""
+        return sites.Site(dotted(self.path), self.port, self.leaf)
+
+    def on_wire(self, builder: Builder) -> str:
+        """With every number of the path as a constant."""
+        return str(sites.Site(with_constants(self.path, builder), self.port, self.leaf))
+
+    def find(self) -> tuple[sites.Found, ...]:
+        """Where it lies on the card.
+
+        Raises:
+            UnknownSite: nowhere; the message says what exists there.
+        """
+        return sites.find(self.card, self.site, self.call)
+
+    def spelled(self) -> str:
+        """As Python has it, from the model on."""
+        return spelled_path(self.path) + f".{self.port}" + (f"[{self.leaf!r}]" if self.leaf else "")
+
+
+def dotted(path: tuple[Segment, ...]) -> str:
+    """A path with dots."""
+    return ".".join(map(str, path))
+
+
+def with_constants(path: tuple[Segment, ...], builder: Builder) -> str:
+    """A path with dots and every number as a constant."""
+    return ".".join(f"{{{builder.constant(one)}}}" if isinstance(one, int) else one for one in path)
+
+
+def spelled_path(path: tuple[Segment, ...]) -> str:
+    """A path as Python has it."""
+    text = "model"
+    for segment in path:
+        text += f"[{segment}]" if isinstance(segment, int) else "[:]" if segment == "*" else f".{segment}"
+    return text
+
+
+class SiteValue(Value):
+    """The whole value at a site.
+
+    ``site[key] = v``, ``site[key] += v`` and ``site += v`` write to the model; everything else reads the value as it is
+    when the name is bound, or after the last write through that name.
+    """
+
+    def __init__(self, address: Address, builder: Builder | None) -> None:
+        super().__init__(builder, None, Meta(None, None))
+        self._address = address
+        self._invoke = None if builder is None or address.port == "param" else _invoke_of(builder, address)
+        self._slot = 0 if builder is None else builder.slot()
+        self._saved: str | None = None
+        self._found = address.find()
+
+    @points_home
+    def save(self, name: str | None = None) -> Any:
+        """Have the service send this value back; what is written here later does not change it.
+
+        Args:
+            name: under which ``lab.result(job, name)`` and the exported graph know it; made up if left out.
+
+        Returns:
+            The site itself: after the block, a lazy array.
+        """
+        if self._builder is not None and not self._is_here():
+            return Value.save(self, name)
+        bound = self._bound()
+        found = Value.save(bound, name)
+        bound._saved = bound._ref
+        return found
+
+    @points_home
+    def __getitem__(self, key: Any) -> Any:
+        if self._builder is None:
+            return self._bound()[key]
+        if not self._is_here():
+            return Value.__getitem__(self, key)
+        self._no_tuple_item(key)
+        builder = self._home()
+        index = arguments.index(builder, key)
+        site = self._address.on_wire(builder)
+        node, found = builder.get(site, self._invoke, index, self._address.call, self._slot)
+        part: Value = _read(builder, node, found)
+        part._origin = (self, key)
+        return part
+
+    @points_home
+    def __setitem__(self, key: Any, value: Any) -> None:
+        bound = self._bound()
+        bound._no_tuple_item(key)
+        builder = bound._home()
+        bound._write(arguments.index(builder, key), value)
+
+    def write(self, value: Any) -> None:
+        """Replace the whole value; a site assigned to itself is left as it is."""
+        if isinstance(value, SiteValue) and value._address == self._address and value._invoke == self._invoke:
+            return
+        self._write(None, value)
+
+    def _write(self, index: list[Any] | None, value: Any) -> None:
+        builder = self._home()
+        written = arguments.written(builder, value)
+        if isinstance(value, Value) and value._edit is not None:
+            builder.edits.pop(value._edit, None)
+        builder.set(self._address.on_wire(builder), self._invoke, index, self._address.call, written)
+        self._slot = builder.slot()
+        self._ref = None
+
+    def _edited(self, builder: Builder, sign: str, name: str, other: Any) -> Any:
+        bound = self._bound()
+        bound._write(None, operations.apply_in(builder, name, (bound, other), {}))
+        return bound
+
+    def reference_in(self, builder: Builder) -> str:
+        """The reference that stands for this value in a trace; reads the site if that has not been done yet."""
+        return Value.reference_in(self._bound() if self._builder is None else self, builder)
+
+    def _own_ref(self) -> str:
+        if self._ref is None:
+            builder = self._home()
+            site = self._address.on_wire(builder)
+            node, found = builder.get(site, self._invoke, None, self._address.call, self._slot)
+            self._ref = node
+            self._meta = found if isinstance(found, Meta) else self._meta
+        return self._ref
+
+    def _home(self) -> Builder:
+        assert self._builder is not None
+        return self._builder
+
+    def _is_here(self) -> bool:
+        """Whether it belongs to the open trace; one bound outside any trace belongs to whichever is open."""
+        return self._builder is not None and self._builder is open_builder()
+
+    def _bound(self) -> SiteValue:
+        """The site in the open trace.
+
+        Raises:
+            TraceError: none is open, or this one is of another trace.
+        """
+        if self._is_here():
+            return self
+        builder = open_builder()
+        if builder is None:
+            raise TraceError(
+                f"{self._spelled()} is a place in the model; read and write it inside 'with model.trace(...)'"
+            )
+        if self._builder is not None:
+            raise TraceError(
+                f"{self._spelled()} belongs to another trace; name the site again in this one to write to it"
+            )
+        return SiteValue(self._address, builder)
+
+    def _name(self) -> str | None:
+        if self._builder is None or self._saved is None:
+            return Value._name(self)
+        return self._builder.name_of(f"${self._saved}")
+
+    def _known_meta(self) -> Meta:
+        if self._is_here() and self._ref is None:
+            return self._site_meta()
+        if self._builder is None:
+            leaf = self._found[0].leaf
+            return Meta(tuple(axis if isinstance(axis, int) else 0 for axis in leaf.axes), leaf.dtype)
+        return Value._known_meta(self)
+
+    def _site_meta(self) -> Meta:
+        """What is known of it, without a node for it."""
+        builder = self._home()
+        leaf = self._found[0].leaf
+        size = builder.checker.inputs.get(self._invoke or "", Input(0, 0))
+        dims = tuple(dim_of(axis, size.rows, size.length) for axis in leaf.axes)
+        return Meta((len(self._found), *dims) if self._address.site.starred else dims, leaf.dtype)
+
+    def _no_tuple_item(self, key: Any) -> None:
+        """``output[0]`` of a module that returns a tuple means the tuple to one reader and the first row to another."""
+        module = self._address.card.by_path.get(self._found[0].place.path)
+        arity = module.output.arity if module is not None and module.output is not None else None
+        if self._address.port != "output" or arity is None or isinstance(key, bool) or not isinstance(key, int):
+            return
+        here_ = spelled_path(self._address.path)
+        raise BadArgument(
+            f"{here_} returns a tuple of {arity}, and .output is its main tensor already; "
+            f"write {here_}.outputs[{key}] for an item of the tuple, or {here_}.output[{key}:{key + 1 or ''}] for a row"
+        )
+
+    def _spelled(self) -> str:
+        return self._address.spelled()
+
+    def _sketch(self) -> str:
+        if self._builder is None:
+            leaf = self._found[0].leaf
+            axes = ", ".join("?" if axis is None else str(axis) for axis in leaf.axes)
+            return f"<site {self._address.site}: {leaf.dtype} ({axes})>"
+        where = f" at {self._place.short}" if self._place is not None else ""
+        return f"<site {self._address.site} of {self._invoke or 'the model'}: {self._known_meta()}{where}>"
+
+
+def _read(builder: Builder, node: str, found: object) -> Value:
+    """The value of a read."""
+    return Value(builder, node, found if isinstance(found, Meta) else Meta(None, None))
+
+
+def _invoke_of(builder: Builder, address: Address) -> str:
+    if builder.invoke is None:
+        raise TraceError(
+            f"{address.spelled()} is read and written for an input: give model.trace(prompt) one, "
+            "or open one with 'with t.invoke(prompt):'"
+        )
+    return builder.invoke

@@ -1,0 +1,120 @@
+"""PyTorch's functions on values, and PyTorch's tensors from them; PyTorch itself is never imported unasked."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from telepatch import operations
+from telepatch.current import open_builder
+from telepatch.lines import points_home
+from telepatch_protocol.errors import BadArgument, UnknownOperation
+from telepatch_protocol.ops import OPS
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES: dict[str, str] = {
+    "truediv": "div",
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "negative": "neg",
+    "absolute": "abs",
+    "concat": "cat",
+    "concatenate": "cat",
+    "greater": "gt",
+    "less": "lt",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "invert": "bitwise_not",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "swapaxes": "transpose",
+    "clip": "clamp",
+    "view": "reshape",
+}
+"""PyTorch's names for operations that the vocabulary has under another of its names."""
+
+CASTS: dict[str, str] = {
+    "float": "float32",
+    "double": "float64",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
+    "bool": "bool",
+}
+"""PyTorch's methods that only convert, with the dtype that each gives."""
+
+REFLECTED = {
+    "radd": "add",
+    "rsub": "sub",
+    "rmul": "mul",
+    "rdiv": "div",
+    "rtruediv": "div",
+    "rpow": "pow",
+    "rmatmul": "matmul",
+}
+"""Operators whose operands come in the other order."""
+
+
+@points_home
+def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``torch.softmax(value, -1)``, ``tensor + value`` and their like."""
+    if open_builder() is None:
+        return called(*_tensors(args), **_tensors(kwargs))
+    name = str(getattr(called, "__name__", called)).strip("_")
+    if name in REFLECTED and name not in OPS:
+        return operations.apply(REFLECTED[name], args[1], args[0], **kwargs)
+    name = name if name in OPS else NAMES.get(name, name)
+    if name == "getitem":
+        raise BadArgument(
+            "a PyTorch tensor cannot be indexed with a value of a trace; send it along with telepatch.tensor"
+        )
+    if name not in OPS:
+        raise UnknownOperation(
+            f"torch's '{name}' is not in the vocabulary; dir(telepatch.ops) lists what values can do"
+        )
+    given = {
+        key: one
+        for key, one in kwargs.items()
+        if key not in ("out", "_stacklevel", "inplace") or one not in (None, 3, False)
+    }
+    return operations.apply(name, *args, **given)
+
+
+def to_torch(array: np.ndarray[Any, Any], dtype: str) -> torch.Tensor:
+    """An array as a PyTorch tensor of that dtype.
+
+    Raises:
+        BadArgument: PyTorch is not installed.
+    """
+    try:
+        library = importlib.import_module("torch")
+    except ImportError:
+        raise BadArgument("PyTorch is not installed here; use .numpy(), or install torch") from None
+    found: torch.Tensor = library.from_numpy(np.array(array))
+    return found.to(library.bfloat16) if dtype == "bfloat16" else found
+
+
+def _tensors(thing: Any) -> Any:
+    """The thing with the tensor of every value in it in place of the value."""
+    from telepatch.values import Value
+
+    if isinstance(thing, Value):
+        return thing.torch()
+    if isinstance(thing, list | tuple):
+        return type(thing)(_tensors(one) for one in thing)
+    return {key: _tensors(one) for key, one in thing.items()} if isinstance(thing, dict) else thing
+
+
+def is_loaded() -> bool:
+    """Whether the author's program uses PyTorch."""
+    return "torch" in sys.modules

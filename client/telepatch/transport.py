@@ -1,0 +1,139 @@
+"""The one place where the client meets HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from telepatch.settings import Settings
+from telepatch_protocol.errors import (
+    ConnectionFailed,
+    ErrorRecord,
+    RateLimited,
+    ServiceError,
+    TelepatchError,
+    Unavailable,
+    from_record,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+RETRIED = (ConnectionFailed, Unavailable, RateLimited)
+"""Errors after which the same request may be made again."""
+
+_FIELDS = tuple(ErrorRecord.model_fields)
+
+
+class Transport:
+    """Requests to one gateway, in the name of one person.
+
+    Args:
+        settings: where it is and who asks.
+        inner: what carries the bytes; httpx's own over the network if left out.
+    """
+
+    def __init__(self, settings: Settings, inner: httpx.AsyncBaseTransport | None = None) -> None:
+        self.settings = settings
+        self._inner = inner
+        self._client: httpx.AsyncClient | None = None
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        files: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = 30.0,
+    ) -> AsyncIterator[httpx.Response]:
+        """Make one request and yield its answer, whose body has not been read yet.
+
+        Args:
+            method: of HTTP.
+            path: on the gateway, from the slash on.
+            content: a JSON body.
+            files: parts of a multipart body, as httpx takes them.
+            headers: beside the key.
+            timeout: seconds without a byte after which the gateway counts as gone; None never.
+
+        Raises:
+            ServiceError: no answer.
+            TelepatchError: the gateway's own refusal, as its class.
+        """
+        import httpx
+
+        client = self._opened(httpx)
+        sent = {"content-type": "application/json", **(headers or {})} if content is not None else dict(headers or {})
+        try:
+            async with client.stream(
+                method, path, content=content, files=files, headers=sent, timeout=httpx.Timeout(timeout, connect=10.0)
+            ) as response:
+                if response.status_code >= 400 and not _is_answer(response):
+                    raise _refusal(response, await response.aread(), self.settings.url)
+                yield response
+        except httpx.ConnectError:
+            raise ConnectionFailed(
+                f"no gateway answers at {self.settings.url}; start one with 'telepatch up', or give the right address "
+                "as connect(url) or in TELEPATCH_URL"
+            ) from None
+        except httpx.TransportError as error:
+            what = str(error) or type(error).__name__
+            raise ConnectionFailed(f"the connection to {self.settings.url} broke: {what}") from None
+
+    async def ask(self, method: str, path: str, body: object = None, *, timeout: float | None = 30.0) -> Any:
+        """Make one small request with JSON both ways."""
+        content = None if body is None else json.dumps(body).encode()
+        async with self.exchange(method, path, content=content, timeout=timeout) as response:
+            return json.loads(await response.aread())
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def forget(self) -> None:
+        """Leave the connections to another process."""
+        self._client = None
+
+    def _opened(self, httpx: Any) -> httpx.AsyncClient:
+        if self._client is None:
+            key = self.settings.api_key
+            headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}
+            client: httpx.AsyncClient = httpx.AsyncClient(
+                base_url=self.settings.url.rstrip("/"),
+                headers=headers,
+                transport=self._inner,
+                verify=self.settings.url.startswith("https:"),  # making a TLS context costs 30 ms
+                trust_env=not self.settings.is_local,
+            )
+            self._client = client
+        return self._client
+
+
+def _is_answer(response: httpx.Response) -> bool:
+    """Whether an error status comes with an ordinary answer that says more, as for refused jobs."""
+    return response.status_code == 422 and response.headers.get("content-type", "").startswith("application/json")
+
+
+def _refusal(response: httpx.Response, body: bytes, url: str) -> TelepatchError:
+    try:
+        found = json.loads(body)
+        record = {field: found[field] for field in _FIELDS if found.get(field) is not None}
+        error = from_record({"code": "service_error", "detail": f"status {response.status_code}", **record})
+    except (ValueError, TypeError, AttributeError, KeyError):
+        kind = Unavailable if response.status_code >= 500 else ServiceError
+        error = kind(f"{url} answered with status {response.status_code} and no reason; is it a Telepatch gateway?")
+    vars(error)["retry_after"] = response.headers.get("retry-after")
+    return error
+
+
+def seconds_to_wait(error: TelepatchError) -> float | None:
+    """After how long the gateway wants to be asked again, if it said so."""
+    text = vars(error).get("retry_after")
+    return float(text) if isinstance(text, str) and text.isdigit() else None

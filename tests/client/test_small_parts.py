@@ -1,0 +1,128 @@
+"""Lines, events, results, progress and settings, each on its own."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from telepatch.events import Frame, frames
+from telepatch.inplace import stores_into_item
+from telepatch.lines import Place, here, points_home
+from telepatch.outcome import Outcome
+from telepatch.progress import describe
+from telepatch.results import unframe
+from telepatch.settings import Settings
+from telepatch_protocol.errors import BadArgument, ProtocolError
+
+
+class Recorder:
+    """Notes whether its in-place operator was followed by a store into an item."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def __iadd__(self, other: object) -> Recorder:
+        self.seen.append(stores_into_item(sys._getframe(1)))
+        return self
+
+
+def test_a_store_into_an_item_is_told_from_every_other_store() -> None:
+    recorder = Recorder()
+    kept = {"key": [recorder]}
+    plain = recorder
+    plain += 1
+    kept["key"][0] += 1
+    for at in range(1):
+        kept["key"][at] += [2 for _ in range(300)]
+    recorder += 1
+    assert recorder.seen == [False, True, True, False]
+
+
+def test_here_is_the_line_of_the_author() -> None:
+    place = here()
+    assert place is not None
+    assert place.file == __file__
+    assert place.short == f"test_small_parts.py:{place.line}"
+    assert str(Place("/a/b.py", 3)) == "/a/b.py:3"
+
+
+def test_errors_point_at_the_author_once() -> None:
+    @points_home
+    def refuse() -> None:
+        raise BadArgument("no", file="elsewhere.py", line=7)
+
+    with pytest.raises(BadArgument) as caught:
+        refuse()
+    assert (caught.value.file, caught.value.line) == ("elsewhere.py", 7)
+
+
+async def test_frames_are_read_from_lines() -> None:
+    text = (
+        "retry: 1000\nid: 4-0\n\n: heartbeat\n\n"
+        "id: 5-0\nevent: queued\ndata: {\ndata: }\n\nid: 6-0\nevent: missed\ndata: x"
+    )
+
+    async def lines() -> AsyncIterator[str]:
+        for line in [*text.split("\n"), ""]:
+            yield line
+
+    found = [frame async for frame in frames(lines())]
+    assert found == [Frame("4-0"), Frame("5-0", "queued", "{\n}"), Frame("6-0", "missed", "x")]
+
+
+def test_results_are_unframed_and_cut_answers_refused() -> None:
+    header = json.dumps({"id": "a", "size": 3, "saves": {"h": {"shape": [1], "dtype": "bool"}}}).encode()
+    error = json.dumps({"id": "b", "size": 0, "error": {"code": "expired", "detail": "gone"}}).encode()
+    whole = struct.pack("<I", len(header)) + header + b"xyz" + struct.pack("<I", len(error)) + error
+    first, second = unframe(whole)
+    assert (first.job, first.result, first.error) == ("a", b"xyz", None)
+    assert second.error is not None
+    assert second.error.code == "expired"
+    for length in (1, 3, 20, len(header) + 6):
+        with pytest.raises(ProtocolError):
+            list(unframe(whole[:length]))
+
+
+def test_progress_says_where_the_first_unfinished_job_is() -> None:
+    def outcome(state: str, position: int | None = None) -> Outcome:
+        found = Outcome("id", None)  # type: ignore[arg-type]
+        found.move(state, position)
+        return found
+
+    assert describe([outcome("queued", 2)]) == "queued, number 3 in line"
+    assert describe([outcome("running"), outcome("pending")]) == "0 of 2 jobs done; running"
+    done = outcome("running")
+    done.complete({}, b"")
+    assert describe([done, outcome("waiting")]) == "1 of 2 jobs done; waiting for the value of another job"
+    assert describe([done]) == "fetching the result"
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEPATCH_URL", "https://lab.example")
+    monkeypatch.setenv("TELEPATCH_API_KEY", "tp_environment")
+    found = Settings.from_environment()
+    assert found.url == "https://lab.example"
+    assert found.api_key is not None
+    assert found.api_key.get_secret_value() == "tp_environment"
+    assert not found.is_local
+    given = Settings.from_environment(url="http://127.0.0.1:1", api_key="tp_given")
+    assert given.is_local
+    assert given.api_key is not None
+    assert given.api_key.get_secret_value() == "tp_given"
+    assert "tp_given" not in repr(given)
+
+
+def test_without_either_the_gateway_of_this_machine_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TELEPATCH_URL", raising=False)
+    monkeypatch.delenv("TELEPATCH_API_KEY", raising=False)
+    assert Settings.from_environment() == Settings(url="http://127.0.0.1:8000", api_key=None)
+
+
+def test_a_bad_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TELEPATCH_URL", "lab.example:8000")
+    with pytest.raises(BadArgument, match="TELEPATCH_URL"):
+        Settings.from_environment()
