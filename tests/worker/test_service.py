@@ -1,0 +1,380 @@
+"""A worker on a real queue: what it takes it hands in, or gives back, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from telepatch_broker.blobs import DirectoryBlobs
+from telepatch_broker.connection import connect
+from telepatch_broker.jobs import NewJob, Source
+from telepatch_broker.lane import Lane
+from telepatch_broker.registry import Registry
+from telepatch_protocol.errors import BadArgument, ExecutionError, GraphError, ProtocolError
+from telepatch_protocol.jobs import ENDED, new_job_id
+from telepatch_worker import evaluate, results
+from telepatch_worker.engine import BatchLimits
+from telepatch_worker.service import card_of, housekeeping
+from telepatch_worker.serving import Serving
+from telepatch_worker.settings import Settings
+
+MODEL = "gpt2-random"
+A, B = [5, 6, 7, 8, 9], [20, 21, 22]
+
+
+@dataclass
+class Desk:
+    """The queue as a gateway sees it, and workers on it."""
+
+    url: str
+    blobs: DirectoryBlobs
+    lane: Lane
+    settings: Settings
+    engine: Any
+    build: Any
+    workers: list[Serving] = field(default_factory=list)
+
+    async def submit(self, *jobs: NewJob) -> list[str]:
+        accepted = await self.lane.submit(jobs)
+        assert [one.error for one in accepted] == [None] * len(jobs)
+        return [job.id for job in jobs]
+
+    def job(self, *nodes: dict[str, Any], ids: list[int] | str = A, alone: bool = False, **more: Any) -> NewJob:
+        own = {name: more.pop(name) for name in ("tokens", "attachment", "parents", "document") if name in more}
+        graph = self.build.graph(MODEL, {"a": ids}, *(nodes or [self.logits]), options={"exact": alone}, **more)
+        own.setdefault("document", graph.to_json().encode())
+        return NewJob(new_job_id(), "ada", MODEL, alone=alone, **own)
+
+    @property
+    def logits(self) -> dict[str, Any]:
+        return self.build.get("l", "lm_head:output", [":", -1])
+
+    @asynccontextmanager
+    async def worker(self, name: str = "w1", **changes: Any) -> AsyncIterator[Serving]:
+        serving = Serving(self.engine, self.lane, name, self.settings.model_copy(update=changes))
+        running = asyncio.create_task(serving.run())
+        try:
+            yield serving
+        finally:
+            serving.stop()
+            await asyncio.wait_for(running, 20)
+
+    async def ended(self, *ids: str, seconds: float = 20.0) -> dict[str, str]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            states = await self.lane.states("ada", ids)
+            if set(states.values()) <= ENDED:
+                return states
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"jobs did not end: {states}")
+
+    async def state(self, id: str) -> str:
+        return (await self.lane.states("ada", [id]))[id]
+
+    async def until(self, id: str, state: str) -> None:
+        while await self.state(id) != state:
+            await asyncio.sleep(0.005)
+
+    async def values(self, id: str) -> dict[str, torch.Tensor]:
+        found = await self.lane.result("ada", id)
+        return results.decode(b"".join([chunk async for chunk in self.lane.read(found)]))
+
+
+@pytest.fixture
+async def desk(redis_url: str, tmp_path: Path, gpt2: Any, build: Any) -> AsyncIterator[Desk]:
+    client = connect(redis_url)
+    blobs = DirectoryBlobs(tmp_path / "blobs")
+    settings = Settings(model=MODEL, redis_url=redis_url, blobs=tmp_path / "blobs", cache=tmp_path / "cache")
+    yield Desk(redis_url, blobs, Lane(client, blobs), settings, gpt2, build)
+    await client.aclose()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], threading.Event]:
+    """Make the operation ``exp`` take its time, and tell when it has begun."""
+
+    def make(seconds: float) -> threading.Event:
+        plain, begun = evaluate.run_op, threading.Event()
+
+        def run_op(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name == "exp":
+                begun.set()
+                time.sleep(seconds)
+            return plain(name, *args, **kwargs)
+
+        monkeypatch.setattr(evaluate, "run_op", run_op)
+        return begun
+
+    return make
+
+
+def sleeper(build: Any) -> tuple[dict[str, Any], ...]:
+    """Nodes of a job that computes ``exp`` in mid-forward."""
+    get = build.get("h", "blocks.0:resid_post", [":", -1])
+    return get, build.call("x", "exp", "$h"), build.get("l", "lm_head:output", [":", -1])
+
+
+async def test_results_come_back_small_ones_inline_and_large_ones_as_blobs(desk):
+    small = desk.job()
+    large = desk.job(desk.build.get("l", "lm_head:output"), ids=list(range(256)))
+    async with desk.worker():
+        ids = await desk.submit(small, large)
+        assert set((await desk.ended(*ids)).values()) == {"completed"}
+    inline, blob = [await desk.lane.result("ada", id) for id in ids]
+    assert inline.inline is not None
+    assert blob.blob is not None
+    assert blob.saves["l"].shape == (1, 256, 257)
+    expected = desk.engine.run([desk.build.task(MODEL, {"a": A}, desk.logits)])[0].saved["l"]
+    assert torch.allclose((await desk.values(small.id))["l"], expected, atol=1e-5)
+
+
+async def test_tokens_and_attachments_that_the_gateway_sends_along_are_used(desk):
+    graph = desk.build.graph(
+        MODEL,
+        {"a": A},
+        desk.build.set("blocks.0:resid_post", "$v", [":", -1]),
+        desk.build.get("h", "blocks.0:resid_post"),
+        constants={"v": {"tensor": "t"}},
+    ).to_dict()
+    graph["runs"][0]["invokes"] = [{"id": "a", "text": "not what is tokenized"}]
+    job = desk.job(
+        document=json.dumps(graph).encode(),
+        tokens=json.dumps({"a": [B]}).encode(),
+        attachment=results.encode({"t": torch.full((48,), 2.0)}),
+    )
+    async with desk.worker():
+        await desk.submit(job)
+        await desk.ended(job.id)
+    found = (await desk.values(job.id))["h"]
+    assert found.shape == (1, 3, 48)
+    assert found[0, -1].tolist() == [2.0] * 48
+
+
+async def test_a_job_that_cannot_be_read_fails_alone(desk):
+    bad = [
+        desk.job(document=b"{nonsense"),
+        desk.job(tokens=b'{"a": "ids"}'),
+        desk.job(attachment=b"no tensors"),
+        desk.job(document=desk.build.graph("another", {"a": A}, desk.logits).to_json().encode()),
+        desk.job(ids=[1, 900]),
+    ]
+    good = desk.job()
+    ids = await desk.submit(*bad, good)
+    async with desk.worker():
+        states = await desk.ended(*ids)
+    assert states[good.id] == "completed"
+    for job, kind in zip(bad[:3], (ProtocolError,) * 3, strict=True):
+        with pytest.raises(kind):
+            await desk.lane.result("ada", job.id)
+    with pytest.raises(GraphError):
+        await desk.lane.result("ada", bad[4].id)
+
+
+async def test_a_value_of_another_job_comes_from_memory_or_from_the_store(desk, monkeypatch):
+    fetched = []
+    plain = Lane.value
+
+    async def value(self, job, parent):
+        fetched.append(job.id)
+        return await plain(self, job, parent)
+
+    monkeypatch.setattr(Lane, "value", value)
+    parent = desk.job(desk.build.get("h", "blocks.1:resid_post"))
+
+    def child():
+        return desk.job(
+            desk.build.set("blocks.1:resid_post", "$v", [":", -1]),
+            desk.build.get("r", "blocks.1:resid_post", [":", -1]),
+            constants={"v": {"result": parent.id, "name": "h", "index": [":", 0]}},
+            parents={parent.id: Source()},
+        )
+
+    near, far = child(), child()
+    async with desk.worker("w1"):
+        await desk.submit(near, parent)  # the child first
+        await desk.ended(parent.id, near.id)
+    assert not fetched
+    async with desk.worker("w2"):
+        await desk.submit(far)
+        await desk.ended(far.id)
+    assert fetched == [far.id]
+    expected = (await desk.values(parent.id))["h"][:, 0]
+    for job in (near, far):
+        assert torch.equal((await desk.values(job.id))["r"], expected)
+
+
+async def test_a_failing_job_hands_in_its_error_with_the_author_s_line(desk):
+    bad = desk.job(
+        desk.build.get("h", "blocks.0:resid_post"),
+        desk.build.call("x", "solve", "$h", "$h"),
+        lines={"x": "study.py:3"},
+    )
+    async with desk.worker():
+        await desk.submit(bad)
+        await desk.ended(bad.id)
+    with pytest.raises((ExecutionError, GraphError)) as caught:
+        await desk.lane.result("ada", bad.id)
+    assert (caught.value.node, caught.value.file, caught.value.line) == ("x", "study.py", 3)
+
+
+async def test_a_cancelled_job_stops_while_it_runs_and_the_others_complete(desk, slow):
+    begun = slow(0.5)
+    gone, stays = desk.job(*sleeper(desk.build)), desk.job()
+    await desk.submit(gone, stays)
+    async with desk.worker():
+        await asyncio.to_thread(begun.wait, 10)
+        assert await desk.lane.cancel("ada", gone.id) == "cancelled"
+        states = await desk.ended(gone.id, stays.id)
+    assert states == {gone.id: "cancelled", stays.id: "completed"}
+
+
+async def test_progress_is_told_to_the_owner(desk, monkeypatch):
+    told = []
+
+    async def note(self, id, worker, type, data):
+        told.append((id, type, data))
+        return True
+
+    monkeypatch.setattr(Lane, "note", note)
+    graph = desk.build.graph(
+        MODEL,
+        {"a": A, "b": B},
+        desk.build.get("late", "blocks.3:resid_post", [":", -1]),
+        desk.build.set("blocks.0:resid_post", "$late", [":", -1], invoke="b"),
+        desk.build.get("l", "lm_head:output", invoke="b"),
+    )
+    job = desk.job(document=graph.to_json().encode())
+    async with desk.worker():
+        await desk.submit(job)
+        await desk.ended(job.id)
+    assert told == [(job.id, "progress", {"done": done, "total": 2}) for done in (1, 2)]
+
+
+async def test_leases_are_kept_while_a_batch_takes_longer_than_they_last(desk, slow):
+    slow(1.6)
+    job = desk.job(*sleeper(desk.build))
+    await desk.submit(job)
+    async with desk.worker(worker_lease_seconds=0.5):
+        await desk.until(job.id, "running")
+        for _ in range(12):
+            await asyncio.sleep(0.1)
+            assert await desk.lane.reclaim(MODEL) == []
+        await desk.ended(job.id)
+    assert (await desk.lane.status("ada", job.id)).attempts == 1
+
+
+async def test_asked_to_stop_it_finishes_what_it_began_and_gives_back_the_rest(desk, slow, monkeypatch):
+    begun = slow(0.4)
+    jobs = [desk.job(*sleeper(desk.build), ids=[1, 2, at]) for at in range(3)]
+    await desk.submit(*jobs)
+    monkeypatch.setattr(desk.engine, "limits", BatchLimits(tokens=1, rows=1))
+    async with desk.worker() as serving:
+        await asyncio.to_thread(begun.wait, 10)
+        serving.stop()
+    states = [await desk.state(job.id) for job in jobs]
+    assert sorted(states) == ["completed", "queued", "queued"]
+    back = [job.id for job, state in zip(jobs, states, strict=True) if state == "queued"]
+    assert [(await desk.lane.status("ada", id)).attempts for id in back] == [0, 0]
+
+
+async def test_a_batch_that_does_not_end_in_time_goes_back_to_the_queue(desk, slow):
+    begun = slow(0.5)
+    job = desk.job(*sleeper(desk.build))
+    await desk.submit(job)
+    async with desk.worker(worker_stop_seconds=0.0) as serving:
+        await asyncio.to_thread(begun.wait, 10)
+        serving.stop()
+    assert await desk.state(job.id) == "queued"
+    async with desk.worker("w2"):
+        assert set((await desk.ended(job.id)).values()) == {"completed"}
+
+
+async def test_a_mistake_of_ours_leaves_the_job_to_the_next_try(desk, monkeypatch):
+    plain, calls = desk.engine.run, []
+
+    def run(tasks, **options):
+        calls.append(len(tasks))
+        if len(calls) == 1:
+            raise KeyError("a mistake")
+        return plain(tasks, **options)
+
+    monkeypatch.setattr(desk.engine, "run", run)
+    job = desk.job()
+    async with desk.worker(worker_lease_seconds=0.5):
+        await desk.submit(job)
+        assert set((await desk.ended(job.id)).values()) == {"completed"}
+    assert calls == [1, 1]
+    assert (await desk.lane.status("ada", job.id)).attempts == 2
+
+
+async def test_a_result_that_cannot_be_stored_fails_with_the_reason(desk, monkeypatch):
+    async def put(self, name, data):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(DirectoryBlobs, "put", put)
+    large = desk.job(desk.build.get("l", "lm_head:output"), ids=list(range(256)))
+    async with desk.worker():
+        await desk.submit(large)
+        await desk.ended(large.id)
+    with pytest.raises(ExecutionError, match="could not be stored: disk full"):
+        await desk.lane.result("ada", large.id)
+
+
+async def test_housekeeping_fetches_models_by_their_card_and_nothing_else(desk):
+    house = housekeeping(desk.settings, desk.blobs)
+    with house.run():
+        ids = [await asyncio.to_thread(house.enqueue, "fetch_model", name) for name in (MODEL, "no-such")]
+        while {await asyncio.to_thread(house.state, id) for id in ids} & {"queued", "started"}:
+            await asyncio.sleep(0.05)
+        assert [await asyncio.to_thread(house.state, id) for id in ids] == ["finished", "failed"]
+
+
+def test_a_worker_without_a_model_or_with_one_that_is_not_there_says_so():
+    with pytest.raises(BadArgument, match="TELEPATCH_MODEL"):
+        card_of(Settings())
+    with pytest.raises(BadArgument, match=r"there are: .*gpt2-random"):
+        card_of(Settings(model="no-such"))
+    assert card_of(Settings(model=MODEL, worker_device="cpu")).device == "cpu"
+
+
+async def test_the_process_publishes_its_model_serves_it_and_ends_in_order(desk, tmp_path):
+    command = [sys.executable, "-m", "telepatch", "worker", "--model", MODEL, "--redis-url", desk.url]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TELEPATCH_BLOBS": str(tmp_path / "blobs")}
+    client = connect(desk.url)
+    registry = Registry(client)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    try:
+        while not await registry.workers(MODEL):
+            assert process.poll() is None
+            await asyncio.sleep(0.1)
+        card = await registry.card(MODEL)
+        assert card == desk.engine.card
+        assert await registry.tokenizer(card.tokenizer) == desk.engine.loaded.tokenizer_json
+        assert await registry.loading(MODEL) == []
+        [job] = await desk.submit(desk.job())
+        await desk.ended(job)
+        process.send_signal(signal.SIGTERM)
+        _, said = await asyncio.to_thread(process.communicate, timeout=20)
+        assert process.returncode == 0
+        assert await registry.workers(MODEL) == []
+    finally:
+        process.kill()
+        process.wait()
+        await client.aclose()
+    records = [json.loads(line) for line in said.splitlines()]
+    assert {"worker_ready", "job_taken", "job_ended", "worker_ended"} <= {one["event"] for one in records}
+    assert {one["person"] for one in records if "person" in one} == {"ada"}

@@ -1,0 +1,56 @@
+"""From a job as it comes from the queue to a task of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from telepatch_broker.jobs import TakenJob
+from telepatch_broker.lane import Lane
+from telepatch_protocol import wire
+from telepatch_protocol.errors import ProtocolError
+from telepatch_worker import results
+from telepatch_worker.plan import Task
+from telepatch_worker.recent import Recent
+
+_TOKENS: TypeAdapter[dict[str, list[list[int]]]] = TypeAdapter(dict[str, list[list[int]]])
+
+
+async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
+    """Everything that a job needs, fetched.
+
+    Raises:
+        TelepatchError: the job is not what it should be, or something that it needs is gone.
+    """
+    return Task(
+        id=job.id,
+        graph=wire.decode(job.document),
+        tokens=_tokens(job),
+        attachment=results.decode(await lane.attachment(job)),
+        results=await _values(job, lane, recent),
+    )
+
+
+def _tokens(job: TakenJob) -> dict[str, list[list[int]]]:
+    if not job.tokens:
+        return {}
+    try:
+        return _TOKENS.validate_json(job.tokens, strict=True)
+    except ValidationError as error:
+        raise ProtocolError(
+            f"the tokens of the job are not rows of ids by invoke: {error.errors()[0]['msg']}"
+        ) from None
+
+
+async def _values(job: TakenJob, lane: Lane, recent: Recent) -> Mapping[tuple[str, str], torch.Tensor]:
+    """The values of earlier jobs; from memory where they are still here."""
+    found: dict[tuple[str, str], torch.Tensor] = {}
+    for parent in job.parents:
+        saved = recent.get(parent)
+        if saved is None:
+            saved = results.decode(await lane.value(job, parent))
+            recent.put(parent, saved)
+        found |= {(parent, name): tensor for name, tensor in saved.items()}
+    return found

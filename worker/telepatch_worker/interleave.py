@@ -1,0 +1,289 @@
+"""The one place that touches nnsight: planned reads and writes, interleaved with a forward of the model.
+
+nnsight hands every module's input and output to an interleaver, which serves *mediators*: greenlets that run until they
+need a value and park there. Ours walk a list of planned moments instead of a user's code, one mediator per job and
+invoke. The batcher gives each mediator a view of its own rows and positions, and lets it write in place into one copy
+of the tensor; the interleaver stops the forward as soon as nobody waits for anything more.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from nnsight.intervention import batching, interleaver
+from nnsight.intervention.envoy import Envoy
+from torch import nn
+
+from telepatch_protocol.card import Axis
+from telepatch_protocol.errors import ExecutionError
+from telepatch_protocol.sites import Place
+from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.leaves import read_leaf, replace_leaf
+
+_ROOT = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One read or write of one invoke, as planned.
+
+    Attributes:
+        node: id of the node.
+        invoke: id of the invoke.
+        writes: whether it is a write.
+        place: of the tensor.
+        axes: what the tensor's axes count.
+        part: which of several places of a starred site.
+    """
+
+    node: str
+    invoke: str
+    writes: bool
+    place: Place
+    axes: tuple[Axis, ...]
+    part: int = 0
+
+    @property
+    def location(self) -> str:
+        """nnsight's name of the place."""
+        path = f"{_ROOT}.{self.place.path}" if self.place.path else _ROOT
+        return f"{path}.{self.place.port}"
+
+
+class Job(Protocol):
+    """What a forward needs of a job that takes part in it."""
+
+    def read(self, moment: Moment, value: torch.Tensor) -> None:
+        """Take the value at a place: a view that is good only until this returns."""
+
+    def write(self, moment: Moment, region: torch.Tensor) -> None:
+        """Change the value at a place: `region` is the invoke's own part, to be written in place."""
+
+    def fail(self, error: Exception) -> None:
+        """The job raised; it takes no further part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A job's part in one forward: its moments in order, and where its invokes lie in the batch."""
+
+    job: Job
+    moments: tuple[Moment, ...]
+    rows: dict[str, Rows]
+
+
+class Interleaved:
+    """A model under nnsight's interleaver, which stays installed, and idle, between forwards.
+
+    Args:
+        module: the model. Its modules' `forward` is nnsight's until `close`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._interleaver = _Interleaver()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about children called `output`: nnsight renames them, our paths do not care
+            self._envoy = Envoy(module, path=_ROOT, interleaver=self._interleaver)
+
+    def forward(
+        self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[Job]] = tuple
+    ) -> None:
+        """Run the model until the last moment of every job has passed.
+
+        Args:
+            inputs: what the model is called with.
+            parts: the jobs.
+            dropped: asked at every site: the jobs that shall take no further part from here.
+
+        Raises:
+            Exception: whatever the model itself raises; what a job raises goes to its `fail`.
+        """
+        run = self._interleaver
+        run.begin(self._envoy, parts, dropped)
+        try:
+            with run, torch.no_grad():
+                self.module(**inputs)
+            run.miss()
+        except _Stop:
+            pass
+        finally:
+            run.end()
+
+    def apply(self, path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What a module of the model gives for a value, with nobody watching it or its children."""
+        found = self.module.get_submodule(path)
+        envoy: Envoy = self._interleaver.envoys[id(found)]
+        return envoy(*args, **kwargs)
+
+    def close(self) -> None:
+        """Give the modules their own `forward` back."""
+        for module in self.module.modules():
+            for name in [name for name, kept in module.__dict__.items() if _is_nnsight(kept)]:
+                del module.__dict__[name]
+
+
+def _is_nnsight(kept: object) -> bool:
+    return type(kept).__module__.startswith("nnsight.")
+
+
+class _Stop(interleaver.EarlyStopException):
+    """Nobody waits for anything more: leave the forward."""
+
+
+class _Cursor:
+    """The order in which the moments of one job happen, across its invokes."""
+
+    def __init__(self, part: Part) -> None:
+        self.job = part.job
+        self.moments = part.moments
+        self.done = 0
+
+    @property
+    def next(self) -> Moment | None:
+        return self.moments[self.done] if self.done < len(self.moments) else None
+
+
+class _Mediator(interleaver.Mediator):
+    """Walks the moments of one job's invoke."""
+
+    def __init__(self, cursor: _Cursor, invoke: str, rows: Rows) -> None:
+        super().__init__(None, {}, {})
+        self.cursor = cursor
+        self.rows = rows
+        self.moments = [moment for moment in cursor.moments if moment.invoke == invoke]
+
+    def _run(self) -> None:
+        for moment in self.moments:
+            if moment.writes:
+                self._park(interleaver.Event.SWAP, moment)
+            else:
+                self.cursor.job.read(moment, self._park(interleaver.Event.VALUE, moment))
+            self.cursor.done += 1
+
+    def _park(self, event: interleaver.Event, moment: Moment) -> Any:
+        assert self.worker is not None
+        return self.worker.parent.switch(interleaver.Pending(event, moment.location, moment.place.call, moment))
+
+    def due(self, provider: str) -> bool:
+        """Whether this visit is what it waits for, and no other invoke of the job comes before it."""
+        return (
+            self.pending is not None
+            and self.pending.provider == provider
+            and self.pending.iteration == self.occurrence(provider)
+            and self.pending.value is self.cursor.next
+        )
+
+    def handle(self, provider: str, value: Any) -> Any:
+        """Serve one moment; more at this visit follow when it is this invoke's turn again."""
+        assert self.pending is not None
+        moment: Moment = self.pending.value
+        batcher: _Batcher = self.interleaver.batcher
+        try:
+            if moment.writes:
+                value = batcher.widen(value, (moment, self.rows), self.cursor.job.write)
+                self.pending = self.switch()
+            else:
+                self.pending = self.switch(batcher.narrow(value, (moment, self.rows)))
+        except Exception as error:
+            self.interleaver.drop(self.cursor.job)
+            self.cursor.job.fail(error)
+        return value
+
+
+class _Batcher(batching.Batcher):
+    """Narrows and widens by rows and positions; all writes of one visit go into one copy of the tensor."""
+
+    def __init__(self, envoy: Envoy) -> None:
+        super().__init__(envoy)
+        self._copies: dict[Place, torch.Tensor] = {}
+
+    def visit(self) -> None:
+        """A new visit begins: copies of the last one are not needed any more."""
+        self._copies.clear()
+
+    def narrow(self, value: Any, group: Any) -> torch.Tensor:
+        """The invoke's own part of the tensor, as a view; `group` is the moment and the invoke's rows."""
+        moment, rows = group
+        return own_part(read_leaf(value, moment.place), moment.axes, rows)
+
+    def widen(self, full: Any, group: Any, edited: Any) -> Any:
+        """The value with the invoke's part of the tensor rewritten by `edited`; the original stays as it is."""
+        moment, rows = group
+        copied = self._copies.get(moment.place)
+        tensor = read_leaf(full, moment.place).clone() if copied is None else copied
+        edited(moment, own_part(tensor, moment.axes, rows))
+        if copied is not None:
+            return full
+        self._copies[moment.place] = tensor
+        return replace_leaf(full, moment.place, tensor)
+
+
+class _Interleaver(interleaver.Interleaver):
+    """Serves the jobs' moments in their order, drops jobs that are to stop, and ends the forward early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._walkers: list[_Mediator] = []
+        self._dropped: Callable[[], Sequence[Job]] = tuple
+
+    def begin(self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[Job]]) -> None:
+        """Take in the jobs of the forward that follows."""
+        self.counts.clear()
+        self.batcher = _Batcher(envoy)
+        self._dropped = dropped
+        self._walkers = [
+            _Mediator(cursor, invoke, rows)
+            for part in parts
+            for cursor in (_Cursor(part),)
+            for invoke, rows in part.rows.items()
+        ]
+        self.mediators = [*self._walkers]
+
+    def end(self) -> None:
+        """Let go of everything of this forward, however it ended."""
+        self.interleaving = self.busy = False
+        self.cancel()
+        self.parked = set()
+        self._walkers = []
+        self._dropped = tuple
+
+    def drop(self, job: Job) -> None:
+        """Let a job take no further part."""
+        for walker in self._walkers:
+            if walker.cursor.job is job:
+                walker.pending = None
+
+    def miss(self) -> None:
+        """The forward is over: fail the jobs that still wait for a place that it never reached."""
+        for walker in self._walkers:
+            if walker.pending is not None:
+                waited = walker.pending.value.place
+                self.drop(walker.cursor.job)
+                walker.cursor.job.fail(ExecutionError(f"the forward never came to '{waited}'"))
+
+    def handle(self, provider: str, value: Any) -> Any:
+        """Everything that happens at one place of the forward.
+
+        Raises:
+            _Stop: nothing is left to happen.
+        """
+        if leaving := self._dropped():
+            for job in leaving:
+                self.drop(job)
+            self._reindex_parked()
+        if provider in self.parked:
+            self.batcher.visit()
+        value = super().handle(provider, value)
+        if not self.parked:
+            raise _Stop
+        return value
+
+    def _ready(self, provider: str) -> list[interleaver.Mediator]:
+        return [walker for walker in self._walkers if walker.due(provider)]

@@ -1,0 +1,240 @@
+"""The worker as a process: load a model, publish it, serve it, and end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from telepatch_broker.blobs import Blobs, DirectoryBlobs
+from telepatch_broker.connection import connect
+from telepatch_broker.gateway_blobs import GatewayBlobs
+from telepatch_broker.housekeeping import Housekeeping, broker_tasks
+from telepatch_broker.lane import Lane
+from telepatch_broker.registry import LoadProgress, Registry, WorkerInfo
+from telepatch_broker.shared import check_shared
+from telepatch_broker.tasks import Tasks
+from telepatch_protocol.errors import BadArgument
+from telepatch_worker.cards import CardFile, read_card, read_cards
+from telepatch_worker.engine import BatchLimits, Engine
+from telepatch_worker.load import Loaded, load
+from telepatch_worker.progress import Progress
+from telepatch_worker.serving import Serving
+from telepatch_worker.settings import Settings
+from telepatch_worker.sources import prepare
+
+_log = structlog.get_logger(__name__)
+_BEAT_SECONDS = 2.0
+
+
+def main(settings: Settings) -> None:
+    """Serve a model until SIGTERM or Ctrl-C; returns once everything is handed in or given back.
+
+    Raises:
+        TelepatchError: the model cannot be had, or the queue or the blob store is not what it should be.
+    """
+    _log_as_json()
+    if settings.worker_threads is not None:
+        torch.set_num_threads(settings.worker_threads)
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """The whole life of a worker."""
+    file = card_of(settings)
+    worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
+    stop = _on_signals()
+    async with _connected(settings) as (registry, lane, blobs):
+        started = time.time()
+        loaded = await _loaded(file, settings, registry, worker, stop)
+        if loaded is None:
+            return
+        await registry.publish(loaded.card, loaded.tokenizer_json)
+        limits = BatchLimits(tokens=settings.worker_batch_tokens, rows=settings.worker_batch_rows)
+        serving = Serving(Engine(loaded, limits), lane, worker, settings)
+        with housekeeping(settings, blobs).run():
+            await _live(serving, registry, _info(loaded, worker, started), stop)
+    _log.info("worker_ended", worker=worker)
+
+
+def card_of(settings: Settings) -> CardFile:
+    """The card file of the model to serve, on the device that the settings ask for.
+
+    Raises:
+        BadArgument: no model is named, or none of that name is there.
+    """
+    if settings.model is None:
+        raise BadArgument("no model to serve: give --model, or set TELEPATCH_MODEL, to the id or file of a model card")
+    if settings.model.endswith(".toml"):
+        file = read_card(Path(settings.model))
+    else:
+        known = read_cards(settings.models)
+        if settings.model not in known:
+            raise BadArgument(f"no model card '{settings.model}' in {settings.models}; there are: {', '.join(known)}")
+        file = known[settings.model]
+    return file if settings.worker_device is None else file.model_copy(update={"device": settings.worker_device})
+
+
+def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
+    """What this process does through RQ, besides the jobs of people: results that expire, weights to be fetched."""
+    lane_options = {"result_seconds": settings.result_seconds, "record_seconds": settings.record_seconds}
+
+    def fetch_model(model: str) -> str:
+        """Fetch and convert the weights of a card, so that a worker that serves it starts at once."""
+        file = card_of(settings.model_copy(update={"model": model}))
+        return str(prepare(file, settings.cache, token_file=settings.token_file).folder or "")
+
+    tasks = Tasks({**broker_tasks(settings.redis_url, blobs, **lane_options), "fetch_model": fetch_model})
+    house = Housekeeping(settings.redis_url, tasks, queue="worker-housekeeping")
+    house.every(60, "expire_results")
+    house.every(3, "reclaim")
+    return house
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[tuple[Registry, Lane, Blobs]]:
+    client = connect(settings.redis_url)
+    blobs = _blobs(settings)
+    try:
+        await check_shared(blobs, client)
+        lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
+        yield Registry(client), lane, blobs
+    finally:
+        if isinstance(blobs, GatewayBlobs):
+            await blobs.aclose()
+        await client.aclose()
+
+
+def _blobs(settings: Settings) -> Blobs:
+    if settings.gateway_url is not None and settings.worker_token is not None:
+        return GatewayBlobs(settings.gateway_url, settings.worker_token)
+    return DirectoryBlobs(settings.blobs)
+
+
+async def _loaded(
+    file: CardFile, settings: Settings, registry: Registry, worker: str, stop: asyncio.Event
+) -> Loaded | None:
+    """The model, while the registry shows how far it is; None if asked to stop before it was there."""
+    stages: list[LoadProgress] = [LoadProgress(worker=worker, stage="load")]
+
+    def progress(stage: str, part: float | None) -> None:
+        stages[:] = [LoadProgress(worker=worker, stage=stage, done=round(100 * (part or 0)), total=100)]
+
+    def work(told: Progress) -> Loaded:
+        return load(file, cache=settings.cache, progress=told, token_file=settings.token_file)
+
+    loading = _in_background(lambda: work(progress))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not loading.done() and not stop.is_set():
+            await registry.progress(file.id, worker, stages[0])
+            waited: list[asyncio.Future[Any]] = [loading, stopping]
+            await asyncio.wait(waited, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        await registry.progress(file.id, worker, None)
+    return None if stop.is_set() else await loading
+
+
+def _in_background(work: Callable[[], Loaded]) -> asyncio.Future[Loaded]:
+    """Run in a thread that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Loaded] = loop.create_future()
+
+    def settle(result: Loaded | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if result is not None:
+            future.set_result(result)
+        elif error is not None:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: Loaded | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future
+
+
+async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: asyncio.Event) -> None:
+    """Serve, and say so, until asked to stop."""
+
+    async def beat() -> None:
+        while True:
+            try:
+                await registry.heartbeat(info.model_copy(update={"running": serving.running}))
+            except Exception as error:
+                _log.warning("heartbeat_failed", kind=type(error).__name__)
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    async def listen() -> None:
+        await stop.wait()
+        serving.stop()
+
+    beside = [asyncio.create_task(beat()), asyncio.create_task(listen())]
+    _log.info("worker_ready", worker=info.id, model=info.model, device=info.device)
+    try:
+        await serving.run()
+    finally:
+        for one in beside:
+            one.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await registry.leave(info.id)
+
+
+def _info(loaded: Loaded, worker: str, started: float) -> WorkerInfo:
+    return WorkerInfo(
+        id=worker,
+        model=loaded.card.id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=str(loaded.device),
+        started=started,
+    )
+
+
+def _on_signals() -> asyncio.Event:
+    """Set once SIGTERM or Ctrl-C arrives."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _log_as_json() -> None:
+    """One JSON object per line on stderr; of a stack, where it was, and no values. RQ tells of trouble only."""
+    logging.getLogger("rq").setLevel(logging.WARNING)
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,227 @@
+"""The loop of a worker: take a batch, run it, hand in the results while the next one runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import structlog
+
+from telepatch_broker.connection import LOST
+from telepatch_broker.jobs import TakenJob
+from telepatch_broker.lane import Lane
+from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchError
+from telepatch_worker import results
+from telepatch_worker.engine import Engine, Outcome, Task
+from telepatch_worker.intake import task_of
+from telepatch_worker.recent import Recent
+from telepatch_worker.settings import Settings
+from telepatch_worker.trouble import as_job_error
+
+_log = structlog.get_logger(__name__)
+_WAIT_SECONDS = 0.5
+_PAUSE_SECONDS = 1.0
+
+
+class Serving:
+    """Jobs of one model, from the lane through the engine and back.
+
+    Args:
+        engine: that runs them.
+        lane: where they come from, and where their results go.
+        worker: id of this worker.
+        settings: how many at once, and for how long.
+    """
+
+    def __init__(self, engine: Engine, lane: Lane, worker: str, settings: Settings) -> None:
+        self.engine = engine
+        self.lane = lane
+        self.worker = worker
+        self.settings = settings
+        self.model = engine.card.id
+        self.recent = Recent(settings.worker_recent_bytes)
+        self._mine: dict[str, TakenJob] = {}
+        self._lost: set[str] = set()
+        self._stop = asyncio.Event()
+        self._abandoned = False
+        self._writing: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    @property
+    def running(self) -> int:
+        """How many jobs this worker has in hand."""
+        return len(self._mine)
+
+    def stop(self) -> None:
+        """Take no more jobs, finish the batch in hand, and end."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`; jobs that were taken and not begun by then go back to the queue."""
+        beside = [asyncio.create_task(one) for one in (self._renew(), self._hear_cancels(), self._reclaim())]
+        beside.append(asyncio.create_task(self._give_up()))
+        try:
+            while not self._stop.is_set():
+                await self._safely(self._turn())
+            while self._writing:
+                await asyncio.gather(*self._writing)
+            await self._safely(self.lane.give_back(self.worker, list(self._mine)))
+        finally:
+            for one in beside:
+                one.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            self._thread.shutdown()
+
+    async def _turn(self) -> None:
+        """One batch."""
+        settings = self.settings
+        taken = await self.lane.take(
+            self.model,
+            self.worker,
+            max_jobs=settings.worker_batch_jobs,
+            max_tokens=settings.worker_batch_tokens,
+            lease_seconds=settings.worker_lease_seconds,
+            wait_seconds=_WAIT_SECONDS,
+        )
+        if not taken:
+            return
+        self._mine |= {job.id: job for job in taken}
+        self._lost -= self._mine.keys()
+        earlier = set(self._writing)
+        try:
+            tasks = [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
+            await self._compute(tasks)
+        except BaseException:
+            for job in taken:  # their leases run out, and they are tried again, alone
+                self._mine.pop(job.id, None)
+            raise
+        await asyncio.gather(*earlier)  # results wait in memory for at most one batch
+
+    async def _task(self, job: TakenJob) -> Task | None:
+        """A job with all that it needs; one that cannot be had fails alone."""
+        _log.info("job_taken", job=job.id, person=job.person, attempt=job.attempt)
+        try:
+            return await task_of(job, self.lane, self.recent)
+        except LOST:
+            raise
+        except Exception as error:
+            self._ended(Outcome(job.id, None, as_job_error(error, "reading the job")))
+            return None
+
+    async def _compute(self, tasks: Sequence[Task]) -> None:
+        """Run the engine in its thread; what ends there is handed in from here."""
+        loop = asyncio.get_running_loop()
+
+        def tell(job: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(self._tell, job, done, total)
+
+        def ended(outcome: Outcome) -> None:
+            loop.call_soon_threadsafe(self._ended, outcome)
+
+        run = partial(
+            self.engine.run,
+            tasks,
+            cancelled=lambda: set(self._mine) if self._abandoned else self._lost,
+            progress=tell,
+            ended=ended,
+            proceed=lambda: not self._stop.is_set(),
+        )
+        await loop.run_in_executor(self._thread, run)
+
+    def _ended(self, outcome: Outcome) -> None:
+        if self._abandoned and outcome.saved is None:
+            return  # not its own fault: it goes back to the queue
+        if outcome.saved is not None:
+            self.recent.put(outcome.id, outcome.saved)
+        self._spawn(self._hand_in(outcome))
+
+    def _tell(self, job: str, done: int, total: int) -> None:
+        self._spawn(self._note(job, done, total))
+
+    async def _note(self, job: str, done: int, total: int) -> None:
+        await self.lane.note(job, self.worker, "progress", {"done": done, "total": total})
+
+    async def _hand_in(self, outcome: Outcome) -> None:
+        """Store what came of a job, and let it go."""
+        job = self._mine.get(outcome.id)
+        try:
+            if outcome.id not in self._lost:
+                await self._store(outcome)
+        finally:
+            self._mine.pop(outcome.id, None)
+            self._lost.discard(outcome.id)
+        error = None if outcome.error is None else outcome.error.code()
+        person = None if job is None else job.person
+        _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
+
+    async def _store(self, outcome: Outcome) -> None:
+        notes: dict[str, Any] = {"warnings": outcome.warnings, "seconds": outcome.seconds}
+        if outcome.saved is None:
+            await self.lane.fail(outcome.id, self.worker, _record(outcome), **notes)
+            return
+        try:
+            data = await asyncio.to_thread(results.encode, outcome.saved)
+            saves = results.metas(outcome.saved)
+            await self.lane.complete(outcome.id, self.worker, saves=saves, result=data, **notes)
+        except LOST:
+            raise
+        except (TelepatchError, OSError, RuntimeError) as error:
+            failed = ExecutionError(f"the result could not be stored: {error}")
+            await self.lane.fail(outcome.id, self.worker, failed.record(), **notes)
+
+    # Beside the batches
+
+    async def _renew(self) -> None:
+        """Keep the leases of what is in hand, and learn what is not this worker's any more."""
+        seconds = self.settings.worker_lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 4)
+            await self._safely(self._renew_once(seconds))
+
+    async def _renew_once(self, seconds: float) -> None:
+        gone = await self.lane.renew(self.worker, list(self._mine), lease_seconds=seconds)
+        self._lost |= gone & self._mine.keys()
+
+    async def _hear_cancels(self) -> None:
+        while True:
+            await self._safely(self._hear())
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _hear(self) -> None:
+        async for job in self.lane.cancellations(self.model):
+            if job in self._mine:
+                self._lost.add(job)
+
+    async def _reclaim(self) -> None:
+        while True:
+            await self._safely(self.lane.reclaim(self.model))
+            await asyncio.sleep(min(2.0, self.settings.worker_lease_seconds))
+
+    async def _give_up(self) -> None:
+        """After `stop`, let the batch in hand go on only for so long."""
+        await self._stop.wait()
+        await asyncio.sleep(self.settings.worker_stop_seconds)
+        self._abandoned = True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        one = asyncio.create_task(self._safely(work))
+        self._writing.add(one)
+        one.add_done_callback(self._writing.discard)
+
+    async def _safely(self, work: Coroutine[Any, Any, Any]) -> None:
+        """A broken connection, or a mistake of ours, does not end the worker; what was lost with it is retried."""
+        began = time.monotonic()
+        try:
+            await work
+        except Exception as error:
+            _log.warning("step_failed", kind=type(error).__name__, exc_info=not isinstance(error, LOST))
+            if time.monotonic() - began < _PAUSE_SECONDS:
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _record(outcome: Outcome) -> ErrorRecord:
+    return (outcome.error or ExecutionError("the job ended without a result")).record()
