@@ -6,10 +6,14 @@ fire, in which order, and which axes of each tensor count rows and positions (`A
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from telepatch_protocol.dtypes import ITEM_BYTES
 
 Axis = int | Literal["row", "pos", "row*pos"] | None
 """One axis of a tensor: a fixed size, the rows of the batch, the positions of the input, rows times positions, or None
@@ -133,6 +137,19 @@ class ModelCard(Frozen):
         return {module.path: module for module in self.modules}
 
     @cached_property
+    def widest(self) -> tuple[tuple[int, int], ...]:
+        """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
+        events = sorted(
+            (module.output.order[0], _width(leaf))
+            for module in self.modules
+            if module.output is not None
+            for leaf in module.output.leaves
+            if not leaf.engine
+        )
+        most = accumulate((width for _, width in events), max)
+        return tuple((order, width) for (order, own), width in zip(events, most, strict=True) if own == width)
+
+    @cached_property
     def children(self) -> dict[str, tuple[str, ...]]:
         """Names of the direct children of each module path, in tree order."""
         found: dict[str, list[str]] = {}
@@ -141,3 +158,8 @@ class ModelCard(Frozen):
                 parent, _, name = module.path.rpartition(".")
                 found.setdefault(parent, []).append(name)
         return {parent: tuple(names) for parent, names in found.items()}
+
+
+def _width(leaf: Leaf) -> int:
+    """Bytes of a tensor for each row and position."""
+    return math.prod(axis for axis in leaf.axes if isinstance(axis, int)) * ITEM_BYTES[leaf.dtype]

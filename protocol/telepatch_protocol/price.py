@@ -6,18 +6,18 @@ bounds costs nothing here; the worker looks at every value again while it runs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.check import Checked
-from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import TooLarge
 from telepatch_protocol.graph import Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
-from telepatch_protocol.sizes import Size, product
+from telepatch_protocol.sizes import Size
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
@@ -75,18 +75,8 @@ def _tokens(one: Pass, checked: Checked, card: ModelCard) -> int:
 
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     """Bytes of the widest activation up to where the forward stops."""
-    widest = max(
-        (
-            product(tuple(axis for axis in leaf.axes if isinstance(axis, int))) * ITEM_BYTES[leaf.dtype]
-            for module in card.modules
-            if module.output is not None and min(module.output.order) <= one.stop
-            for leaf in module.output.leaves
-            if not leaf.engine
-        ),
-        default=0,
-        key=lambda size: size if isinstance(size, int) else 0,
-    )
-    return tokens * _known(widest, 0) * ACTIVATIONS_ALIVE
+    place = bisect_right(card.widest, one.stop, key=lambda event: event[0])
+    return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
 
 
 def _peak(checked: Checked) -> int:

@@ -12,7 +12,7 @@ from telepatch_worker.batch import groups, halves, pack
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.running import Clock, Running, leaving
+from telepatch_worker.running import Clock, Running, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 __all__ = ["BatchLimits", "Engine", "Outcome", "Task"]
@@ -227,7 +227,7 @@ class Engine:
             )
             for run in active
         ]
-        self.model.forward(batch.inputs, parts, lambda: leaving(active))
+        self.model.forward(batch.inputs, parts, Watch(active))
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:
