@@ -47,10 +47,15 @@ class Bench:
             return NNsight(load(self.file, cache=self.cache).module)
 
 
+VARIANTS = {"eager": {"attention": "eager"}, "bfloat16": {"dtype": "bfloat16"}}
+"""What a model's name ends in, for a committed card changed in one thing."""
+
+
 def card_file(model: str) -> CardFile:
-    """A committed card; ``gpt2-eager`` is gpt2-random with the attention implementation that has patterns."""
-    file = read_card(MODELS / f"{model.replace('-eager', '-random')}.toml")
-    return file.model_copy(update={"id": model, "attention": "eager"}) if model.endswith("-eager") else file
+    """A committed card, or a variant of one: ``gpt2-eager`` is gpt2-random under the attention that has patterns."""
+    family, _, variant = model.partition("-")
+    file = read_card(MODELS / f"{family}-random.toml")
+    return file.model_copy(update={"id": model, **VARIANTS[variant]}) if variant in VARIANTS else file
 
 
 @pytest.fixture(scope="session", autouse=True)

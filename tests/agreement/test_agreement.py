@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import Case, Read, Write, document, tokens
 from conftest import Bench
-from suite import CASES
+from suite import CASES, HALF
 
 from telepatch_worker.engine import Engine, Task
 
@@ -70,6 +70,23 @@ def test_the_engine_alone_gives_bit_for_bit_what_hooks_give(case: Case, models: 
     bench = models(case.model)
     wanted = by_hooks.carry_out(case, bench.plain.module)
     assert_same(run(bench.engine, [case], exact=True)[0], wanted)
+
+
+@pytest.mark.parametrize("case", HALF, ids=str)
+def test_the_engine_alone_gives_bit_for_bit_what_hooks_give_in_bfloat16(case: Case, models: Models):
+    bench = models(case.model)
+    wanted = by_hooks.carry_out(case, bench.plain.module)
+    assert torch.bfloat16 in {value.dtype for value in wanted.values()}
+    assert_same(run(bench.engine, [case], exact=True)[0], wanted)
+
+
+def test_jobs_in_bfloat16_agree_in_company_within_the_bound_on_their_card(models: Models):
+    bench = models("gpt2-bfloat16")
+    plain = [case for case in HALF if "computed" not in case.name and "mask" not in case.name]
+    for case, found in zip(plain, run(bench.engine, plain), strict=True):
+        for name, value in by_hooks.carry_out(case, bench.plain.module).items():
+            bound = bench.engine.card.tolerance * float(_scale(value))
+            torch.testing.assert_close(found[name], value, rtol=bench.engine.card.tolerance, atol=bound, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
