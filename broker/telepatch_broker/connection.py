@@ -13,7 +13,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from telepatch_protocol.errors import Unavailable
+from telepatch_protocol.errors import BadArgument, Unavailable
 
 READ_SECONDS = 10.0
 """How long an answer may take; calls that block in the server ask for less than that."""
@@ -41,7 +41,7 @@ def connect(url: str) -> redis.asyncio.Redis:
         url: ``redis://``, ``rediss://`` or ``unix://``.
 
     Raises:
-        Unavailable: `url` is none of these.
+        BadArgument: `url` is none of these.
     """
     pool: redis.asyncio.BlockingConnectionPool = _build(
         redis.asyncio.BlockingConnectionPool.from_url, url, AsyncRetry, timeout=_POOL_SECONDS
@@ -67,7 +67,10 @@ def _build(from_url: Callable[..., Any], url: str, retry: Callable[..., Any], **
             **more,
         )
     except ValueError as error:
-        raise Unavailable(f"the address of Redis is {url!r}: {error}") from None
+        # What stands before the @ is a password.
+        shown = url.rpartition("@")[2]
+        detail = f"{shown!r} is no address of Redis, such as redis://127.0.0.1:6379/0: {error}"
+        raise BadArgument(detail) from None
 
 
 async def check(client: redis.asyncio.Redis) -> None:
@@ -79,7 +82,7 @@ async def check(client: redis.asyncio.Redis) -> None:
     try:
         await client.ping()
     except (RedisError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise Unavailable(f"Redis does not answer: {error}") from None
 
 
 async def follow(client: redis.asyncio.Redis, channel: str) -> AsyncIterator[bytes | None]:

@@ -25,7 +25,7 @@ KEPT = 10_000
 START = "0-0"
 """The place before the first event."""
 
-_PLACE = re.compile(r"\d{1,20}-\d{1,20}")
+_PLACE = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)  # more may not fit into the 64 bits of Redis
 _RECHECK_SECONDS = 15.0
 
 EventType = Literal["waiting", "queued", "running", "progress", "log", "values", "completed", "failed", "cancelled"]

@@ -10,34 +10,55 @@ from urllib.parse import quote
 
 import httpx
 
+# anyio, by which httpx speaks, imports these late, and refuses to once something has been added to `object`, as nnsight
+# does in workers. So they are imported here, which is before that.
+from anyio.abc import SocketAttribute  # noqa: F401
+from anyio.streams.tls import TLSAttribute  # noqa: F401
+
 from telepatch_broker.blobs import Source, check_name, chunks_of
 from telepatch_protocol.errors import ConnectionFailed, NotFound, TelepatchError, Unauthorized, Unavailable
 
 ROUTE = "/v1/worker/blobs"
 """Where the gateway offers them."""
 
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
 
 class GatewayBlobs:
     """Blobs behind the gateway.
 
+    Connections are kept for the event loop that uses it first; others, such as those of housekeeping, open their own.
+
     Args:
         url: of the gateway.
         token: the secret that workers share with it.
-        client: to reach it with; one of its own if None, closed by `aclose`.
+        transport: what carries the bytes; httpx's own over the network if left out.
         retry_seconds: how long a gateway that is away, as it is while it restarts, is tried again.
     """
 
     def __init__(
-        self, url: str, token: str, client: httpx.AsyncClient | None = None, *, retry_seconds: float = 15.0
+        self, url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None, retry_seconds: float = 15.0
     ) -> None:
         self._url = url.rstrip("/") + ROUTE
         self._headers = {"Authorization": f"Bearer {token}"}
         self._retry_seconds = retry_seconds
-        self._client = client or httpx.AsyncClient(timeout=httpx.Timeout(60.0, connect=10.0))
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._kept = httpx.AsyncClient(timeout=_TIMEOUT, transport=transport)
+        self._unkept = httpx.AsyncClient(
+            timeout=_TIMEOUT, transport=transport, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._kept.aclose()
+        await self._unkept.aclose()
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        """A connection works only in the loop that opened it."""
+        loop = asyncio.get_running_loop()
+        self._home = self._home or loop
+        return self._kept if loop is self._home else self._unkept
 
     async def put(self, name: str, data: Source) -> None:
         """Write a blob."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.meta import shown
 
 DOORBELL = "telepatch:doorbell"
 """Channel: the name of each person whose event stream has grown."""
@@ -37,14 +38,16 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def check_name(what: str, name: str) -> str:
     """The name of a model, person or worker, if it can stand in a key."""
     if not _NAME.fullmatch(name):
-        raise BadArgument(f"the {what} is named {name!r}; 1 to 200 characters without white space and braces can be")
+        raise BadArgument(
+            f"the {what} is named {shown(name)}; 1 to 200 characters without white space and braces can be"
+        )
     return name
 
 
 def check_id(id: str) -> str:
     """The id of a job, if it is a UUID as the protocol writes it."""
     if not _ID.fullmatch(id):
-        raise BadArgument(f"the job id is {id!r}; a UUID in lower case, as new_job_id() gives, can be")
+        raise BadArgument(f"the job id is {shown(id)}; a UUID in lower case, as new_job_id() gives, can be")
     return id
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any, cast
 
 import redis.asyncio
@@ -45,11 +45,9 @@ class LoadProgress(Frozen):
 
 
 class ModelOverview(Frozen):
-    """A model as lists show it; `queued` counts jobs that are ready to be taken."""
+    """What goes on around a model; `queued` counts jobs that are ready to be taken."""
 
     id: str
-    revision: str
-    title: str = ""
     workers: tuple[WorkerInfo, ...] = ()
     queued: int = 0
     loading: tuple[LoadProgress, ...] = ()
@@ -104,11 +102,6 @@ class Registry:
             names = sorted(name.decode() for name in await _awaited(self._redis.hkeys(keys.CARDS)))
             raise NotFound(f"there is no model {model!r} here; there is {', '.join(names) or 'none yet'}")
         return text
-
-    async def cards(self) -> dict[str, ModelCard]:
-        """All cards by model."""
-        found = await _awaited(self._redis.hgetall(keys.CARDS))
-        return {name.decode(): ModelCard.model_validate_json(text) for name, text in sorted(found.items())}
 
     async def tokenizer(self, sha256: str) -> bytes:
         """A tokenizer file by its hash.
@@ -168,19 +161,17 @@ class Registry:
         return {cast("State", state.decode()): int(number) for state, number in sorted(found.items())}
 
     async def overview(self) -> list[ModelOverview]:
-        """All models, with their workers and queues."""
-        return [await self._overview(card) for card in (await self.cards()).values()]
+        """All models, with their workers and queues; no card is read for it."""
+        names = sorted(name.decode() for name in await _awaited(self._redis.hkeys(keys.CARDS)))
+        return [await self._overview(name) for name in names]
 
-    async def _overview(self, card: ModelCard) -> ModelOverview:
-        workers: Sequence[WorkerInfo] = await self.workers(card.id)
-        counts = await self.counts(card.id)
+    async def _overview(self, model: str) -> ModelOverview:
+        counts = await self.counts(model)
         return ModelOverview(
-            id=card.id,
-            revision=card.revision,
-            title=card.title,
-            workers=tuple(workers),
+            id=model,
+            workers=tuple(await self.workers(model)),
             queued=counts.get("queued", 0),
-            loading=tuple(await self.loading(card.id)),
+            loading=tuple(await self.loading(model)),
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from telepatch.settings import Settings
 from telepatch_protocol.errors import (
@@ -21,8 +23,13 @@ from telepatch_protocol.errors import (
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
+
 RETRIED = (ConnectionFailed, Unavailable, RateLimited)
 """Errors after which the same request may be made again."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
 
 _FIELDS = tuple(ErrorRecord.model_fields)
 
@@ -97,10 +104,6 @@ class Transport:
             await self._client.aclose()
             self._client = None
 
-    def forget(self) -> None:
-        """Leave the connections to another process."""
-        self._client = None
-
     def _opened(self, httpx: Any) -> httpx.AsyncClient:
         if self._client is None:
             key = self.settings.api_key
@@ -137,3 +140,16 @@ def seconds_to_wait(error: TelepatchError) -> float | None:
     """After how long the gateway wants to be asked again, if it said so."""
     text = vars(error).get("retry_after")
     return float(text) if isinstance(text, str) and text.isdigit() else None
+
+
+async def persist(request: Callable[[], Coroutine[Any, Any, T]], patience: Callable[[], float]) -> T:
+    """Repeat a request while the gateway does not answer, for as many seconds as `patience` says by then."""
+    begun, pause = time.monotonic(), _FIRST_PAUSE_S
+    while True:
+        try:
+            return await request()
+        except RETRIED as error:
+            if time.monotonic() - begun > patience():
+                raise
+            await asyncio.sleep(seconds_to_wait(error) or pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from telepatch_protocol.card import Axis, ModuleCard
 from telepatch_protocol.dtypes import is_float
-from telepatch_protocol.errors import DtypeError, ShapeError
+from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.sizes import Dim, Shape, Size, times
+
+_CONTAINERS = ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")
+"""Kinds of modules that PyTorch gives no forward."""
 
 
 def dim_of(axis: Axis, rows: Dim, length: Dim) -> Dim:
@@ -24,8 +27,11 @@ def applied(module: ModuleCard, value: Meta) -> Meta:
     """What a module of the model gives for a value: its last axes are the module's own, those before are kept.
 
     Raises:
+        BadArgument: the module is none that can be applied.
         ShapeError, DtypeError: the module cannot take the value.
     """
+    if module.kind in _CONTAINERS:
+        raise BadArgument(f"module '{module.path}' ({module.kind}) only holds others and cannot be applied")
     if module.input is None or module.output is None or not module.input.leaves or not module.output.leaves:
         return UNKNOWN
     takes = module.input.leaves[module.input.primary]

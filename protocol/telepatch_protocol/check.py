@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checker import Checked, Checker, exact, starred_index
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
+from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.order import in_order
+from telepatch_protocol.order import in_order, users
 
 __all__ = ["Checked", "Checker", "Input", "check", "exact", "starred_index"]
 
@@ -41,18 +42,35 @@ def check(
     """
     checker = Checker(card, attachment=attachment, results=results)
     _check_head(graph, card)
+    _check_kinds(graph)
     for name, constant in graph.constants.items():
-        checker.constant(name, constant)
+        try:
+            checker.constant(name, constant)
+        except GraphError as error:
+            raise graph.blame(error, users(graph).get(name)) from None
     for run in graph.runs:
-        checker.run(run, inputs or {}, aligned=graph.options.aligned)
+        try:
+            checker.run(run, inputs or {}, aligned=graph.options.aligned)
+        except GraphError as error:
+            raise graph.blame(error, run.id) from None
     order = in_order(graph)
     for node in order:
         try:
             checker.node(node)
         except GraphError as error:
-            file, line = graph.place_of(node.id)
-            raise error.at(node=node.id, file=file, line=line) from None
+            raise graph.blame(error, node.id) from None
     return checker.finish(graph, order)
+
+
+def _check_kinds(graph: Graph) -> None:
+    """What is not executed yet is refused as such, whatever else may be wrong with it."""
+    try:
+        for run in graph.runs:
+            check_run_kind(run)
+        for node in graph.nodes:
+            check_kind(node)
+    except GraphError as error:
+        raise graph.blame(error, error.node) from None
 
 
 def _check_head(graph: Graph, card: ModelCard) -> None:

@@ -22,7 +22,8 @@ from telepatch_protocol.errors import (
     TooLarge,
     UnknownName,
 )
-from telepatch_protocol.graph import EXECUTED, Call, Get, Graph, Invoke, Module, Node, Run, Set
+from telepatch_protocol.executed import check_kind, check_run_kind
+from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Run, Set
 from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.meta import UNKNOWN, Meta, shown
@@ -35,6 +36,12 @@ from telepatch_protocol.sizes import fits_into, most_elements
 
 Value = object
 """What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is."""
+
+
+MAX_AXES = 32
+"""How many axes a value may have: more than that, and not everybody's arrays can hold the result."""
+
+_TWICE = "two things have the id '{}'; ids of nodes, runs' inputs and constants are unique in a document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class Checker:
         self.places: dict[str, tuple[Found, ...]] = {}
         self.inputs: dict[str, Input] = {}
         self.flops = 0.0
+        self.writes: set[str] = set()
 
     def constant(self, name: str, value: JsonValue) -> None:
         """Take in a constant."""
@@ -94,20 +102,21 @@ class Checker:
 
     def run(self, run: Run, inputs: Mapping[str, Input], *, aligned: bool = False) -> None:
         """Take in a run; `inputs` has the sizes of those of its invokes that are known."""
-        if run.generate is not None or run.each is not None:
-            raise NotYetSupported(
-                f"run '{run.id}' is a generation, which this service does not execute yet", node=run.id
-            )
+        check_run_kind(run)
         if not run.invokes:
             raise BadArgument(f"run '{run.id}' has no invoke; give it at least one input", node=run.id)
         for invoke in run.invokes:
             self._check_id(invoke.id)
             if invoke.id in self.inputs:
                 raise BadArgument(f"two invokes have the id '{invoke.id}'", node=invoke.id)
-            self.inputs[invoke.id] = self._sized(invoke, inputs.get(invoke.id))
+            try:
+                self.inputs[invoke.id] = self._sized(invoke, inputs.get(invoke.id))
+            except GraphError as error:
+                raise error.at(node=invoke.id) from None
         lengths = {self.inputs[invoke.id].length for invoke in run.invokes}
-        if aligned and len({length for length in lengths if isinstance(length, int)}) > 1:
-            raise ShapeError(f"run '{run.id}' is aligned, but its inputs have lengths {sorted(map(str, lengths))}")
+        known = sorted(length for length in lengths if isinstance(length, int))
+        if aligned and len(known) > 1:
+            raise ShapeError(f"run '{run.id}' is aligned, but its inputs have {', '.join(map(str, known))} tokens")
 
     def node(self, node: Node) -> Value:
         """Take in a node and say what is known of its value.
@@ -115,15 +124,12 @@ class Checker:
         Raises:
             GraphError: the node cannot run.
         """
-        if node.kind not in EXECUTED:
-            raise NotYetSupported(
-                f"node kind '{node.kind}' is part of the language, but not executed by this service yet; "
-                f"executed: {', '.join(sorted(EXECUTED))}"
-            )
+        check_kind(node)
         if isinstance(node, Get):
             found: Value = self._get(node)
         elif isinstance(node, Set):
             found = self._set(node)
+            self.writes.add(node.id)
         elif isinstance(node, Call):
             found = self._call(node)
         else:
@@ -140,12 +146,11 @@ class Checker:
             UnknownName: a save of something that is not there.
         """
         nodes = tuple(order)
-        saves = {name: self._saved(name, text) for name, text in graph.saves.items()}
         try:
+            saves = {name: self._saved(name, text) for name, text in graph.saves.items()}
             plan = schedule(self.events(graph), self.needs(nodes), together=not exact(graph))
         except GraphError as error:
-            file, line = graph.place_of(error.node)
-            raise error.at(file=file, line=line) from None
+            raise graph.blame(error, error.node) from None
         if len(plan.passes) > self.card.limits.max_passes:
             raise TooLarge(f"the graph needs {len(plan.passes)} forwards; the limit is {self.card.limits.max_passes}")
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in plan.unseen)
@@ -186,6 +191,8 @@ class Checker:
             near = difflib.get_close_matches(ref.id, self.values, n=1)
             raise UnknownName(f"'{ref}' refers to nothing" + (f" (did you mean '${near[0]}'?)" if near else ""))
         found = self.values[ref.id]
+        if ref.id in self.writes:
+            raise BadArgument(f"'{ref}' is a write, which has no value; read the site after it with a get")
         if isinstance(found, dict):
             if ref.output not in found:
                 known = ", ".join(f"${ref.id}.{name}" for name in found)
@@ -216,12 +223,15 @@ class Checker:
     def _define(self, name: str, value: Value) -> None:
         self._check_id(name)
         if name in self.values:
-            raise BadArgument(f"two things have the id '{name}'")
+            raise BadArgument(_TWICE.format(name))
+        for one in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(one, Meta) and len(one.shape or ()) > MAX_AXES:
+                raise ShapeError(f"the value has {len(one.shape or ())} axes; at most {MAX_AXES} can be")
         self.values[name] = value
 
     def _check_id(self, name: str) -> None:
         if name in self.values or (name in self.inputs):
-            raise BadArgument(f"two things have the id '{name}'", node=name)
+            raise BadArgument(_TWICE.format(name), node=name)
 
     def _constant(self, value: JsonValue) -> Value:
         if not isinstance(value, dict):
@@ -341,7 +351,8 @@ class Checker:
         args = [self.argument(arg) for arg in node.args]
         if not args or not isinstance(args[0], Meta):
             raise BadArgument(
-                f"module '{node.path}' is applied to a value; found {shown(args[0]) if args else 'nothing'}"
+                f"module '{node.path}' is applied to a value; found {shown(args[0]) if args else 'nothing'}. "
+                "A get, an operation, a tensor or a result gives one"
             )
         for name, arg in node.kwargs.items():
             self.argument(arg)
@@ -357,10 +368,12 @@ class Checker:
         ref = refs.parse(text)
         if ref is None:
             raise BadArgument(f"save '{name}' is {text!r}; write a reference such as '$id'")
-        found = self.lookup(ref)
-        if isinstance(found, Meta):
-            return found
-        return self.written(text)
+        try:
+            found = self.lookup(ref)
+        except GraphError as error:
+            node = ref.id if ref.id in self.values else None
+            raise type(error)(f"save '{name}': {error.detail}", node=node) from None
+        return found if isinstance(found, Meta) else self.written(text)
 
 
 def exact(graph: Graph) -> bool:

@@ -16,6 +16,8 @@ def numbers(bounds: JsonValue) -> list[int]:
     ok = isinstance(bounds, list) and 1 <= len(bounds) <= 3
     if not ok or not isinstance(bounds, list) or not all(type(bound) is int for bound in bounds):
         raise BadArgument(f"a range is a list of one to three integers; found {shown(bounds)}")
+    if bounds[2:] == [0]:
+        raise BadArgument(f"a range steps by 0; found {shown(bounds)}; give a step of 1 or more, or a negative one")
     found = range(*[bound for bound in bounds if isinstance(bound, int)])
     if len(found) > MAX_RANGE:
         raise TooLarge(f"a range of {len(found):,} numbers is over the limit of {MAX_RANGE:,}")

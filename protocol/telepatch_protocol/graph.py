@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -26,6 +28,7 @@ from pydantic import (
 
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.card import Frozen
+from telepatch_protocol.errors import TelepatchError
 from telepatch_protocol.refs import NAME
 
 Id = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
@@ -33,6 +36,8 @@ Id = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 
 Arg = JsonValue
 """A JSON literal, a ``"$reference"``, a constant form, or a list of these."""
+
+_LINE = re.compile(r"\d{1,9}", re.ASCII)
 
 Index = list[JsonValue]
 """Elements: integers, ``"a:b:c"`` with integers or references, ``"..."``, null for a new axis, lists, references."""
@@ -321,5 +326,15 @@ class Graph(Frozen):
 
     def place_of(self, node: str | None) -> tuple[str | None, int | None]:
         """File and line of a node in the author's program, where known."""
-        file, _, line = self.lines.get(node or "", "").rpartition(":")
-        return (file, int(line)) if file and line.isdigit() else (None, None)
+        return place_in(self.lines, node)
+
+    def blame(self, error: TelepatchError, id: str | None) -> TelepatchError:
+        """An error with the node or invoke that it concerns and the author's line, where it does not have them yet."""
+        file, line = self.place_of(error.node or id)
+        return error.at(node=id, file=file, line=line)
+
+
+def place_in(lines: Mapping[str, object], id: str | None) -> tuple[str | None, int | None]:
+    """File and line of a node or invoke, from the ``lines`` of a document, which may hold anything."""
+    file, _, line = str(lines.get(id or "", "")).rpartition(":")
+    return (file, int(line)) if file and _LINE.fullmatch(line) else (None, None)

@@ -82,6 +82,8 @@ def _element(item: object, lookup: Callable[[refs.Ref], object]) -> Element:
 
 def _advanced(item: list[object]) -> Element:
     kinds = {type(leaf) for leaf in _flat(item)}
+    if item and not kinds:
+        raise BadArgument(f"index {item!r} holds no integers; write [] to take nothing of an axis")
     if not kinds <= {int} and not kinds <= {bool}:
         raise BadArgument(f"index {item!r} holds something else than only integers or only booleans")
     _list_shape(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import JsonValue
 
@@ -23,6 +23,27 @@ def refs_of(node: Node) -> list[refs.Ref]:
     return []
 
 
+def users(graph: Graph) -> dict[str, str]:
+    """For each name that is referred to, the first node or invoke that refers to it."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        _note(found, node.id, lambda node=node: refs_of(node))  # type: ignore[misc]
+    for run in graph.runs:
+        for invoke in run.invokes:
+            given = [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
+            _note(found, invoke.id, lambda given=given: list(refs.walk(given)))  # type: ignore[misc]
+    return found
+
+
+def _note(found: dict[str, str], user: str, refs_there: Callable[[], list[refs.Ref]]) -> None:
+    """What is malformed refers to nothing; the checker refuses it."""
+    try:
+        for ref in refs_there():
+            found.setdefault(ref.id, user)
+    except GraphError:
+        return
+
+
 def in_order(graph: Graph) -> list[Node]:
     """The nodes, each after those it needs, otherwise as in the document.
 
@@ -31,11 +52,16 @@ def in_order(graph: Graph) -> list[Node]:
     """
     nodes = {node.id: node for node in graph.nodes}
     if len(nodes) < len(graph.nodes):
-        raise BadArgument("two nodes have the same id")
+        ids = [node.id for node in graph.nodes]
+        twice = next(id for at, id in enumerate(ids) if id in ids[:at])
+        raise graph.blame(BadArgument(f"two nodes have the same id '{twice}'; each needs its own"), twice)
     needs = {node.id: [ref.id for ref in _placed(graph, node) if ref.id in nodes] for node in graph.nodes}
     done: dict[str, Node] = {}
-    for start in nodes:
-        _visit(start, nodes, needs, done)
+    try:
+        for start in nodes:
+            _visit(start, nodes, needs, done)
+    except GraphError as error:
+        raise graph.blame(error, error.node) from None
     return list(done.values())
 
 
@@ -43,8 +69,7 @@ def _placed(graph: Graph, node: Node) -> list[refs.Ref]:
     try:
         return refs_of(node)
     except GraphError as error:
-        file, line = graph.place_of(node.id)
-        raise error.at(node=node.id, file=file, line=line) from None
+        raise graph.blame(error, node.id) from None
 
 
 def _visit(start: str, nodes: Mapping[str, Node], needs: Mapping[str, list[str]], done: dict[str, Node]) -> None:
@@ -60,10 +85,16 @@ def _visit(start: str, nodes: Mapping[str, Node], needs: Mapping[str, list[str]]
             open_.discard(node)
             done[node] = nodes[node]
         elif following in open_:
-            raise BadArgument(f"nodes '{node}' and '{following}' need each other's values", node=node)
+            raise BadArgument(_circle(node, following), node=node)
         else:
             open_.add(following)
             stack.append((following, iter(needs[following])))
+
+
+def _circle(node: str, following: str) -> str:
+    if node == following:
+        return f"node '{node}' needs its own value"
+    return f"nodes '{node}' and '{following}' need each other's values"
 
 
 def _holes(site: str) -> list[refs.Ref]:

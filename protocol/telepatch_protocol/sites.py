@@ -195,6 +195,9 @@ def _no_module(card: ModelCard, path: str, site: Site) -> UnknownSite:
         parent = parent.rpartition(".")[0]
     missing = path[len(parent) :].lstrip(".").split(".")[0]
     names = list(card.children.get(parent, ()))
+    if missing in card.aliases.modules or any(alias.startswith(f"{missing}.") for alias in card.aliases.modules):
+        known = ", ".join(card.aliases.modules)
+        return UnknownSite(f"site '{site}' fits no alias of model '{card.id}', with a number for each '*': {known}")
     if not parent:
         names += sorted({alias.split(".")[0] for alias in card.aliases.modules})
     shown = _span(names)

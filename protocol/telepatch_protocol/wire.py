@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import ProtocolError, VersionError
-from telepatch_protocol.graph import KINDS, Graph
+from telepatch_protocol.graph import KINDS, Graph, place_in
 
 MAX_DOCUMENT = 64 * 2**20
 """Bytes that one document may take."""
@@ -71,7 +71,7 @@ def _check_version(version: JsonValue) -> None:
         )
     if version[0] != PROTOCOL[0] or not isinstance(version[1], int) or not 0 <= version[1] <= PROTOCOL[1]:
         raise VersionError(
-            f"protocol {version} is not spoken here; this side speaks {PROTOCOL[0]}.0 to {list(PROTOCOL)}"
+            f"protocol {version} is not spoken here; this side speaks {[PROTOCOL[0], 0]} to {list(PROTOCOL)}"
         )
 
 
@@ -80,10 +80,17 @@ def _explain(error: ValidationError, document: dict[str, JsonValue]) -> Protocol
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     node = _node_at(first["loc"], document)
+    lines = document.get("lines")
+    file, line = place_in(lines if isinstance(lines, dict) else {}, node)
     shown = repr(first.get("input"))
     found = shown if len(shown) < 100 else shown[:97] + "..."
     hint = f"; kinds: {', '.join(KINDS)}" if "tag" in first["type"] else ""
-    return ProtocolError(f"{place or 'document'}: {first['msg']}; found {found}{hint}", node=node)
+    return ProtocolError(
+        f"{place or 'document'}: {first['msg'].removeprefix('Value error, ')}; found {found}{hint}",
+        node=node,
+        file=file,
+        line=line,
+    )
 
 
 def _node_at(loc: tuple[int | str, ...], document: dict[str, JsonValue]) -> str | None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
@@ -19,6 +19,7 @@ from telepatch_server.auth import key_ring
 from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
+from telepatch_server.queries import known_only
 from telepatch_server.routes import events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
@@ -62,11 +63,13 @@ def create_app(settings: Settings) -> FastAPI:
                     version=version("telepatch"),
                     summary="Read and change what happens inside neural networks that run elsewhere.",
                     lifespan=_lifespan(settings, keys, metrics),
+                    dependencies=[Depends(known_only)],
                     middleware=[
                         Middleware(Measured, metrics=metrics),
                         Middleware(
                             Limited,
                             most=settings.gateway_body_bytes,
+                            seconds=settings.gateway_body_seconds,
                             prefix=worker_blobs.PREFIX,
                             prefix_most=settings.gateway_blob_bytes,
                         ),

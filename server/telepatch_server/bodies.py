@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, JsonValue, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError
+from telepatch_protocol.meta import shown
 from telepatch_protocol.wire import read_json
 
 T = TypeVar("T")
@@ -25,17 +27,19 @@ _ESCAPED_SURROGATE = re.compile(rb"\\u[dD]")
 
 
 class Limited:
-    """Refuses bodies over a limit while they are read, whatever their headers say.
+    """Refuses bodies over a limit while they are read, whatever their headers say, and those that stop coming.
 
     Args:
         app: what gets the rest.
         most: bytes of a body.
+        seconds: how long a sender may be silent in the middle of a body.
         prefix: paths that begin so have the limit `prefix_most` instead.
     """
 
-    def __init__(self, app: ASGIApp, most: int, prefix: str, prefix_most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, seconds: float, prefix: str, prefix_most: int) -> None:
         self._app = app
         self._most = most
+        self._seconds = seconds
         self._prefix = prefix
         self._prefix_most = prefix_most
 
@@ -46,19 +50,29 @@ class Limited:
             return
         most = self._prefix_most if scope["path"].startswith(self._prefix) else self._most
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        read = 0
+        read, ended = 0, False
 
         async def counted() -> Message:
-            nonlocal read
+            nonlocal read, ended
             if announced.isdigit() and int(announced) > most:
                 raise _too_large(f"has {int(announced)} bytes", most)
-            message = await receive()
+            message = await (receive() if ended else self._in_time(receive))
+            ended = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > most:
                 raise _too_large("goes on", most)
             return message
 
         await self._app(scope, counted, send)
+
+    async def _in_time(self, receive: Receive) -> Message:
+        """The next piece of a body, unless the sender has fallen silent in the middle of it."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await receive()
+        except TimeoutError:
+            detail = f"nothing of the body came for {self._seconds:g} s; send it again"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
 
 
 def _too_large(found: str, most: int) -> PayloadTooLarge:
@@ -112,7 +126,8 @@ def parsed(model: type[ModelT], found: JsonValue) -> ModelT:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise BadArgument(f"{place or 'body'}: {first['msg']}; known: {', '.join(model.model_fields)}") from None
+        known = f"; known: {', '.join(model.model_fields)}" if len(first["loc"]) < 2 else ""
+        raise BadArgument(f"{place or 'body'}: {first['msg']}; found {shown(first['input'])}{known}") from None
 
 
 def documented(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:

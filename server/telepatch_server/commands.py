@@ -14,6 +14,7 @@ import typer
 from telepatch_protocol.errors import BadArgument, TelepatchError
 
 PANEL = "Serve others"
+_USAGE = 2
 
 gateway = typer.Typer(rich_markup_mode="rich")
 keys = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
@@ -75,7 +76,8 @@ def run_up(
     """Start everything on this machine: queue, gateway, workers.
 
     Needs no service installed. Waits until the models are loaded, prints the URL, and runs until Ctrl-C, which ends
-    all of it in order. If one part ends by itself the others are ended too, and the exit code is 1.
+    all of it in order. If one part ends by itself the others are ended too, and the exit code is 1, or 2 where
+    that part could not use what it was told.
 
     \b
     [bold]Examples[/bold]
@@ -90,10 +92,11 @@ def run_up(
     plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, keys_file, announce, with_parent)
     with terminal.progress() as progress:
         try:
-            run(plan, progress.say, progress.show)
+            with _usage(BadArgument):
+                run(plan, progress.say, progress.show)
         except ChildEnded as ended:
             typer.echo(f"telepatch: {ended}", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(_USAGE if ended.exit_code == _USAGE else 1) from None
 
 
 @keys.callback(rich_help_panel=PANEL)
@@ -158,4 +161,4 @@ def _usage(kind: type[TelepatchError] = TelepatchError) -> Iterator[None]:
         yield
     except kind as error:
         typer.echo(f"telepatch: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(_USAGE) from None

@@ -156,7 +156,10 @@ def _read(path: Path) -> KeysFile:
 def _write(path: Path, entries: tuple[Entry, ...]) -> None:
     """Put a new file in the place of the old one, never readable by others and never half written."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise Unavailable(f"the keys file {path} cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(handle, "w") as file:
             file.write(KeysFile(keys=entries).model_dump_json(indent=2) + "\n")
@@ -170,8 +173,11 @@ def _write(path: Path, entries: tuple[Entry, ...]) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Alone among the commands that change the file; the lock goes with the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise Unavailable(f"the folder {path.parent} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield

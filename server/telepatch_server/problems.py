@@ -98,6 +98,10 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return problem(NotFound(f"there is no {request.method} {request.url.path}; /docs lists all calls"))
     detail = f"{request.method} {request.url.path}: {error.detail}"
+    if error.status_code == 400:
+        return problem(errors.ProtocolError(detail))
+    if error.status_code == 405:
+        detail += "; /docs lists all calls"
     return problem(errors.ServiceError(detail), status=error.status_code, headers=dict(error.headers or {}))
 
 

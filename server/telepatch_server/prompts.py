@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from telepatch_protocol import refs
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import IndexOutOfRange, ShapeError, TelepatchError, UnknownName
+from telepatch_protocol.constants import numbers
+from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError, UnknownName
 from telepatch_protocol.graph import Graph, Invoke
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.tensors import Tensor
@@ -38,8 +39,7 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, Rows]:
             if texts is not None and len(texts) <= model.card.limits.max_rows:
                 found[invoke.id] = _rows(invoke, texts, model)
         except TelepatchError as error:
-            file, line = graph.place_of(invoke.id)
-            raise error.at(node=invoke.id, file=file, line=line) from None
+            raise graph.blame(error, invoke.id) from None
     return found
 
 
@@ -61,13 +61,8 @@ def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= card.vocabulary:
             wrong = low if low < 0 else high
-            file, line = graph.place_of(invoke.id)
-            raise IndexOutOfRange(
-                f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}",
-                node=invoke.id,
-                file=file,
-                line=line,
-            )
+            detail = f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}"
+            raise graph.blame(IndexOutOfRange(detail), invoke.id)
 
 
 def _invokes(graph: Graph) -> Iterator[Invoke]:
@@ -114,6 +109,8 @@ def _rows(invoke: Invoke, texts: list[str], model: Model) -> Rows:
 
 def _array(ids: object, attachment: Mapping[str, Tensor]) -> npt.NDArray[Any] | None:
     """Ids that are known here, as an array; None for those that another job gives, and for what is malformed."""
+    if isinstance(ids, dict) and set(ids) == {"range"}:
+        return _range(ids["range"])
     if isinstance(ids, dict):
         found = attachment.get(str(ids.get("tensor")))
         return None if found is None else np.asarray(found.array)
@@ -122,4 +119,11 @@ def _array(ids: object, attachment: Mapping[str, Tensor]) -> npt.NDArray[Any] | 
     try:
         return np.asarray(ids)
     except ValueError:
+        return None
+
+
+def _range(bounds: JsonValue) -> npt.NDArray[Any] | None:
+    try:
+        return np.asarray(numbers(bounds), dtype=np.int64)
+    except BadArgument:
         return None

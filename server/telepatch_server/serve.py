@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sys
@@ -14,6 +15,8 @@ from fastapi import FastAPI
 
 from telepatch_protocol.errors import Unavailable
 from telepatch_server.app import create_app
+from telepatch_server.metrics import Metrics
+from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
 _BACKLOG: Final = 2048
@@ -48,15 +51,22 @@ def main(settings: Settings) -> None:
 
     Raises:
         BadArgument: others can reach it, and there is no keys file.
-        Unavailable: the address cannot be listened on, or the gateway could not start.
+        Unavailable: Redis does not answer, the blob store is not shared, or the address cannot be listened on.
     """
     configure_logging()
     app = create_app(settings)
+    asyncio.run(_try(settings))
     with listening(settings.host, settings.port) as listener:
         server = Server(configured(app, settings), app, listener)
         server.run(sockets=[listener])
     if not server.started:
         raise Unavailable("the gateway could not start; its log says why")
+
+
+async def _try(settings: Settings) -> None:
+    """Connect once beforehand: what fails inside the server's own start ends in a traceback instead of a sentence."""
+    async with running(settings, None, Metrics()):
+        return
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
-from telepatch_broker.connection import connect
+from telepatch_broker.connection import check, connect
 from telepatch_broker.events import EventHub, EventLog
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
@@ -52,14 +52,19 @@ class Services:
 
 @asynccontextmanager
 async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) -> AsyncIterator[Services]:
-    """The services of a gateway, connected, until the block ends."""
+    """The services of a gateway, connected, until the block ends.
+
+    Raises:
+        Unavailable: Redis does not answer, or the blob store is another one than that of the other processes.
+    """
     client = connect(settings.redis_url)
     blobs = DirectoryBlobs(settings.blobs)
     registry = Registry(client)
     lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
     try:
+        await check(client)
+        await check_shared(blobs, client)
         async with EventHub(client) as hub:
-            await check_shared(blobs, client)
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
             yield Services(settings, keys, lane, blobs, registry, catalogue, EventLog(client), hub, metrics)
     finally:

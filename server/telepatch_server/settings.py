@@ -11,11 +11,14 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from telepatch_broker.connection import connect
 from telepatch_protocol.errors import BadArgument
 
 PREFIX = "TELEPATCH_"
 OWN = "TELEPATCH_GATEWAY_"
 """Names that begin so are ours alone, except for `_OTHERS`; one that we do not know is a mistake."""
+
+_SECRET = ("worker_token", "redis_url")
 
 _OTHERS = frozenset({"TELEPATCH_GATEWAY_URL"})
 
@@ -33,6 +36,7 @@ class Settings(BaseModel):
         result_seconds: how long results are kept.
         record_seconds: how long records of jobs are kept after that.
         gateway_body_bytes: the largest body of a request.
+        gateway_body_seconds: how long a sender may be silent in the middle of a body.
         gateway_blob_bytes: the largest blob that a worker may send.
         gateway_jobs: the most jobs of one request.
         gateway_results: the most results of one request.
@@ -43,7 +47,7 @@ class Settings(BaseModel):
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -54,6 +58,7 @@ class Settings(BaseModel):
     result_seconds: float = Field(default=86_400.0, gt=0)
     record_seconds: float = Field(default=7 * 86_400.0, gt=0)
     gateway_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    gateway_body_seconds: float = Field(default=30.0, gt=0)
     gateway_blob_bytes: int = Field(default=64 * 2**30, ge=1024)
     gateway_jobs: int = Field(default=1000, ge=1)
     gateway_results: int = Field(default=1000, ge=1)
@@ -62,6 +67,15 @@ class Settings(BaseModel):
     gateway_json_values: int = Field(default=100_000, ge=1)
     gateway_cards_seconds: float = Field(default=2.0, ge=0)
     gateway_stop_seconds: int = Field(default=5, ge=0)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        try:
+            connect(value)  # sends nothing yet
+        except BadArgument as error:
+            raise ValueError(error.detail) from None
+        return value
 
     @field_validator("blobs", "keys_file")
     @classmethod
@@ -120,5 +134,5 @@ def _explain(error: ValidationError, names: Mapping[str, str]) -> str:
     variables = {field: name for name, field in names.items()}
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "settings"
-    found = "" if field == "worker_token" else f"; found {first.get('input')!r}"
-    return f"{variables.get(field, field)}: {first['msg']}{found}"
+    found = "" if field in _SECRET else f"; found {first.get('input')!r}"
+    return f"{variables.get(field, field)}: {first['msg'].removeprefix('Value error, ')}{found}"

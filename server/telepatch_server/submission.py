@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
 
 from telepatch_protocol import tensors
 from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError
@@ -82,11 +80,12 @@ async def _parts(request: Request, settings: Settings) -> tuple[bytes, bytes]:
             raise ProtocolError(f"there is no part {sorted(unknown)[0]!r}; the parts are submission and attachment")
         if "submission" not in form:
             raise ProtocolError("the part 'submission' is missing; it is the JSON that a request without parts is")
-        return await _bytes(form["submission"]), await _bytes(form.get("attachment", ""))
-
-
-async def _bytes(part: UploadFile | str) -> bytes:
-    return part.encode() if isinstance(part, str) else await part.read()
+        submission, attachment = form["submission"], form.get("attachment")
+        if isinstance(attachment, str):
+            # Without a file name the form is read as text, which tensors do not survive.
+            raise ProtocolError("the part 'attachment' has no file name; send it as a file: -F attachment=@FILE")
+        text = submission.encode() if isinstance(submission, str) else await submission.read()
+        return text, await attachment.read() if attachment is not None else b""
 
 
 def _read(text: bytes, data: bytes, dry_run: bool) -> Received:
@@ -109,5 +108,5 @@ def _inline(text: str, data: bytes) -> bytes:
         raise ProtocolError("the attachment came twice, as a part and inside the submission; send it once")
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ProtocolError("'attachment' is not base64") from None

@@ -32,7 +32,16 @@ Say = Callable[[str], None]
 
 
 class ChildEnded(Unavailable):
-    """A process that should have kept running ended."""
+    """A process that should have kept running ended.
+
+    Args:
+        detail: which, how, and what it said last.
+        code: its exit code; a negative one is the signal that ended it.
+    """
+
+    def __init__(self, detail: str, code: int) -> None:
+        super().__init__(detail)
+        self.exit_code = code
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def _keep(children: Children, ending: Callable[[], bool]) -> None:
 
 def _none_ended(children: Children) -> None:
     if child := children.ended():
-        raise ChildEnded(_obituary(child))
+        raise ChildEnded(_obituary(child), child.process.returncode)
 
 
 def _obituary(child: Child) -> str:

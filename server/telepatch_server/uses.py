@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from telepatch_broker.jobs import Source
-from telepatch_protocol.errors import GraphError
 from telepatch_protocol.graph import Call, Graph, Invoke, Module, Node, Set
-from telepatch_protocol.order import refs_of
-from telepatch_protocol.refs import parse
+from telepatch_protocol.order import users
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,10 @@ def uses_of(graph: Graph) -> Uses:
 
 def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
     """Every constant form, with the id of the node or invoke that uses it."""
-    for name, value in graph.constants.items():
-        if isinstance(value, dict):
-            yield value, _user_of(name, graph)
+    forms = {name: value for name, value in graph.constants.items() if isinstance(value, dict)}
+    known = users(graph) if forms else {}
+    for name, form in forms.items():
+        yield form, known.get(name)
     for run in graph.runs:
         for invoke in run.invokes:
             for form in _inside(_inputs(invoke)):
@@ -72,26 +71,3 @@ def _inside(values: list[JsonValue]) -> Iterator[dict[str, JsonValue]]:
             yield value
         elif isinstance(value, list):
             stack.extend(one for one in value if isinstance(one, dict | list))
-
-
-def _user_of(constant: str, graph: Graph) -> str | None:
-    """The first node or invoke that refers to a constant."""
-    for node in graph.nodes:
-        try:
-            if any(ref.id == constant for ref in refs_of(node)):
-                return node.id
-        except GraphError:
-            continue
-    for run in graph.runs:
-        for invoke in run.invokes:
-            if any(isinstance(value, str) and _is_ref(value, constant) for value in _inputs(invoke)):
-                return invoke.id
-    return None
-
-
-def _is_ref(value: str, constant: str) -> bool:
-    try:
-        ref = parse(value)
-    except GraphError:
-        return False
-    return ref is not None and ref.id == constant

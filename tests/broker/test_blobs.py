@@ -56,7 +56,7 @@ async def store(request: pytest.FixtureRequest, blobs: DirectoryBlobs) -> AsyncI
         yield blobs
         return
     transport = httpx.ASGITransport(gateway(blobs, "secret"))
-    through = GatewayBlobs("http://gateway/", "secret", httpx.AsyncClient(transport=transport))
+    through = GatewayBlobs("http://gateway/", "secret", transport=transport)
     yield through
     await through.aclose()
 
@@ -136,8 +136,7 @@ async def test_writers_of_one_name_never_mix(blobs: DirectoryBlobs) -> None:
 
 
 async def test_a_wrong_token_is_told_as_such(blobs: DirectoryBlobs) -> None:
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(gateway(blobs, "secret")))
-    through = GatewayBlobs("http://gateway", "guess", client)
+    through = GatewayBlobs("http://gateway", "guess", transport=httpx.ASGITransport(gateway(blobs, "secret")))
     with pytest.raises(Unauthorized, match="token"):
         await through.put("one", b"")
     with pytest.raises(Unauthorized):
@@ -165,8 +164,7 @@ async def test_a_gateway_that_is_away_for_a_moment_is_tried_again(blobs: Directo
 
     path = tmp_path / "file"
     path.write_bytes(b"data")
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(restarting))
-    through = GatewayBlobs("http://gateway", "secret", client)
+    through = GatewayBlobs("http://gateway", "secret", transport=httpx.ASGITransport(restarting))
     await through.put("one", path)
     assert await read_all(blobs, "one") == b"data"
     await through.aclose()

@@ -10,15 +10,21 @@ import redis.asyncio
 
 from telepatch_broker import connection
 from telepatch_broker.connection import check, connect, connect_sync, end
-from telepatch_protocol.errors import Unavailable
+from telepatch_protocol.errors import BadArgument, Unavailable
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", ""])
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
-    with pytest.raises(Unavailable, match="address"):
+    with pytest.raises(BadArgument, match="address"):
         connect(url)
-    with pytest.raises(Unavailable, match="address"):
+    with pytest.raises(BadArgument, match="address"):
         connect_sync(url)
+
+
+def test_a_password_is_not_repeated_with_an_address_that_is_refused() -> None:
+    with pytest.raises(BadArgument) as refusal:
+        connect("redis://user:secret@localhost:port")
+    assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["redis://localhost:1/0", "rediss://user:secret@localhost:1", "unix:///tmp/none.sock"])

@@ -95,6 +95,20 @@ def test_a_file_that_holds_no_graph_is_refused_before_anything_is_sent(capsys, t
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--attachment", "--out"])
+def test_a_file_of_tensors_that_cannot_be_is_a_usage_error(option, capsys, tmp_path, nobody):
+    (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
+    words = ["run", str(tmp_path / "graph.json"), option, str(tmp_path / "none" / "x.safetensors"), "--url", nobody]
+    assert run(words) == exits.USAGE
+    assert "x.safetensors" in capsys.readouterr().err
+
+
+def test_a_graph_that_is_no_text_is_refused(capsys, tmp_path, nobody):
+    (tmp_path / "graph.json").write_bytes(b"\xff")
+    assert run(["run", str(tmp_path / "graph.json"), "--url", nobody]) == exits.REFUSED
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_an_attachment_that_is_no_safetensors_file_is_refused_before_anything_is_sent(capsys, tmp_path, nobody):
     (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
     (tmp_path / "bad.safetensors").write_bytes(b"not tensors")

@@ -11,6 +11,7 @@ from telepatch_protocol.errors import (
     CausalLoop,
     DtypeError,
     IndexOutOfRange,
+    NotYetSupported,
     ShapeError,
     TelepatchError,
     TooLarge,
@@ -105,7 +106,12 @@ def test_the_invoke_may_be_left_out_where_there_is_only_one(card: ModelCard):
         ((write(0, site="layers.0.mlp.up:param.weight"), GET), BadArgument, "weights never change"),
         ((write(0, site="layers.0.attn:inputs.position_ids"), GET), BadArgument, "only be read"),
         ((write(0, site="blocks.*:resid_post", index=[0]), GET), BadArgument, "begins with ':'"),
-        ((GET, GET), BadArgument, "same id"),
+        ((GET, GET), BadArgument, "same id 'h'"),
+        (({**GET, "index": [[[]]]},), BadArgument, "holds no integers"),
+        (({**GET, "index": [None] * 30},), ShapeError, "33 axes"),
+        ((GET, call("c", "add", "$c", 1)), BadArgument, "node 'c' needs its own value"),
+        ((GET, call("c", "add", "$h", {"range": [0, 5, 0]})), BadArgument, "steps by 0"),
+        ((GET, {"kind": "module", "id": "m", "path": "layers", "args": ["$h"]}), BadArgument, "only holds others"),
         (({**GET, "id": "x"},), BadArgument, "two things have the id 'x'"),
         ((call("a", "neg", "$b"), call("b", "neg", "$a")), BadArgument, "need each other"),
     ],
@@ -241,6 +247,51 @@ def test_a_save_of_an_unnamed_output_says_which_there_are(card: ModelCard):
     with pytest.raises(UnknownName, match=r"\$top.values, \$top.indices"):
         checked(card, GET, top, saves={"t": "$top"})
     assert checked(card, GET, top, saves={"t": "$top.indices"}).saves["t"] == Meta((1, 6, 2), "int64")
+
+
+@pytest.mark.parametrize(
+    ("changes", "node"),
+    [
+        ({"constants": {"c": {"tensor": "nowhere"}}}, "s"),
+        ({"constants": {"c": {"range": [0, 3, 0]}}}, "s"),
+        ({"runs": ({"id": "r", "invokes": [{"id": "x", "ids": []}]},)}, "x"),
+        ({"saves": {"out": "$t"}}, "t"),
+        ({"nodes": (GET, call("s", "add", "$t", 1), call("t", "neg", "$s"))}, "t"),
+    ],
+)
+def test_errors_outside_of_nodes_have_the_authors_line_too(card: ModelCard, changes: dict, node: str):
+    nodes = (GET, call("s", "add", "$h", "$c"), call("t", "topk", "$h", 2))
+    lines = {"h": "study.py:1", "s": "study.py:2", "t": "study.py:3", "x": "study.py:4"}
+    document = graph(*nodes, constants={"c": 1}, lines=lines).model_dump(exclude_none=True) | changes
+    with pytest.raises(TelepatchError) as refusal:
+        check(Graph.model_validate(document), card)
+    error = refusal.value
+    assert (error.node, f"{error.file}:{error.line}") == (node, lines[node])
+
+
+def test_a_path_that_only_begins_as_an_alias_is_shown_the_aliases(card: ModelCard):
+    modules = {alias: path for alias, path in card.aliases.modules.items() if alias != "blocks"}
+    bare = card.model_copy(update={"aliases": card.aliases.model_copy(update={"modules": modules})})
+    with pytest.raises(UnknownSite, match=r"fits no alias .* blocks\.\*"):
+        checked(bare, {**GET, "site": "blocks.-1:resid_post"})
+
+
+def test_what_is_not_executed_yet_is_refused_as_such_before_anything_else(card: ModelCard):
+    later = {"kind": "cond", "id": "c", "if": "$nothing", "then": 1, "else": 2}
+    with pytest.raises(NotYetSupported, match="'cond'"):
+        checked(card, {**GET, "site": "nothing:output"}, later, constants={"t": {"tensor": "nowhere"}})
+
+
+def test_lines_may_hold_anything(card: ModelCard):
+    for line in ("study.py:²", "study.py:" + "9" * 5000, "study.py", ":3", ""):
+        with pytest.raises(UnknownSite):
+            checked(card, {**GET, "site": "nothing:output"}, lines={"h": line})
+
+
+def test_a_write_has_no_value_to_save_or_to_use(card: ModelCard):
+    for nodes, saves in (((GET, write(0)), {"w": "$w"}), ((write(0), call("c", "neg", "$w")), {"c": "$c"})):
+        with pytest.raises(BadArgument, match="is a write, which has no value"):
+            checked(card, *nodes, saves=saves)
 
 
 def test_a_long_chain_of_nodes_is_checked_without_recursion(card: ModelCard):

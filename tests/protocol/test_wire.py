@@ -31,6 +31,16 @@ def golden(name: str) -> Graph:
     return wire.decode((GOLDEN / f"{name}.json").read_bytes())
 
 
+def test_a_field_that_is_wrong_is_told_with_the_authors_line():
+    document = {"protocol": [1, 0], "model": {"id": "m"}, "saves": {}, "nodes": [{"kind": "get", "id": "h", "site": 5}]}
+    with pytest.raises(ProtocolError) as refusal:
+        wire.from_dict({**document, "lines": {"h": "study.py:7"}})
+    assert (refusal.value.node, refusal.value.file, refusal.value.line) == ("h", "study.py", 7)
+    for lines in (5, None, {"h": 5}, {"h": "study.py:²"}):
+        with pytest.raises(ProtocolError):
+            wire.from_dict({**document, "lines": lines})
+
+
 def test_there_is_a_golden_file_for_every_kind_of_node():
     assert set(KINDS) <= {file.stem for file in FILES}
     for kind in KINDS:

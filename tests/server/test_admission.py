@@ -57,7 +57,7 @@ def test_what_cannot_run_is_not_queued(
     assert (found["code"], hint in found["detail"]) == (code, True), found
 
 
-@pytest.mark.parametrize("ids", [[257], [[1, 2], [3, -1]], [2**40]])
+@pytest.mark.parametrize("ids", [[257], [[1, 2], [3, -1]], [2**40], {"range": [250, 260]}])
 def test_ids_that_are_no_tokens_are_refused(http: httpx.Client, graph: Make, ids: Any) -> None:
     runs = [{"id": "r", "invokes": [{"id": "a", "ids": "$prompt"}]}]
     found = refusal(http, graph(ids, runs=runs))
@@ -102,8 +102,8 @@ def test_a_job_spec_that_cannot_be_is_refused_alone(http: httpx.Client, graph: M
 def test_of_two_jobs_with_one_id_the_second_is_refused(http: httpx.Client, graph: Make) -> None:
     id = new_job_id()
     body = {"documents": [graph(), graph("x")], "jobs": [{"id": id}, {"id": id, "document": 1}]}
-    first, second = http.post("/v1/jobs", json=body).json()["jobs"]
-    assert (first["state"], second["error"]["code"]) == ("queued", "bad_argument")
+    first, second = http.post("/v1/jobs?wait=0.1", json=body).json()["jobs"]
+    assert (first["state"], second["error"]["code"], "state" in second) == ("queued", "bad_argument", False)
 
 
 def child_of(graph: Make, parent: str, name: str = "h", **changes: Any) -> dict[str, Any]:
@@ -219,10 +219,11 @@ def test_a_large_submission_does_not_hold_up_small_requests(http: httpx.Client, 
         target=http.post, args=("/v1/jobs",), kwargs={"json": {"documents": [graph()], "jobs": jobs}}
     )
     thread.start()
-    slowest = 0.0
+    slowest, start = 0.0, time.monotonic()
     while thread.is_alive():
         began = time.monotonic()
         assert http.get("/healthz").status_code == 200
         slowest = max(slowest, time.monotonic() - began)
     thread.join()
-    assert slowest < 0.5
+    whole = time.monotonic() - start
+    assert slowest < max(0.5, whole / 2), f"a small request took {slowest:.2f} s of the {whole:.2f} s of the large one"

@@ -47,6 +47,18 @@ def test_an_announced_giant_is_refused_before_it_is_sent(small: httpx.Client) ->
         assert line.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_a_sender_that_falls_silent_is_told_so(
+    serve: Callable[..., httpx.Client], settings: Any, published: object
+) -> None:
+    quick = serve(settings.model_copy(update={"gateway_body_seconds": 0.2}))
+    with socket.create_connection((quick.base_url.host, quick.base_url.port or 80), timeout=10) as line:
+        line.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        assert line.recv(1000).startswith(b"HTTP/1.1 408")
+    with quick.stream("GET", "/v1/events") as events:
+        # What has been read to its end is not waited for: streams go on.
+        assert [next(events.iter_lines()) for _ in range(1)] == ["retry: 1000"]
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"{", b'{"a": NaN}', b'{"a": 1, "a": 2}', b'"\\ud800"', b'"\xed\xa0\x80"', b"\xff", b"[" * 100_000, b"1e"],

@@ -174,6 +174,7 @@ def test_a_body_that_is_no_submission_is_refused(
         ({"other": ("x", b"")}, "no part 'other'"),
         ({"attachment": ("x", b"")}, "'submission' is missing"),
         ({"submission": (None, "{}"), "attachment": ("x", b"abc")}, "documents"),
+        ({"submission": (None, "{}"), "attachment": (None, b"abc")}, "attachment=@FILE"),
     ],
 )
 def test_parts_that_make_no_submission_are_refused(http: httpx.Client, files: Any, hint: str) -> None:
@@ -183,7 +184,7 @@ def test_parts_that_make_no_submission_are_refused(http: httpx.Client, files: An
 
 
 def test_an_attachment_that_is_none_is_refused(http: httpx.Client, graph: Make, submit: Make) -> None:
-    for text, hint in (("?", "base64"), (base64.b64encode(b"x" * 50).decode(), "safetensors")):
+    for text, hint in (("?", "base64"), ("é", "base64"), (base64.b64encode(b"x" * 50).decode(), "safetensors")):
         answer = http.post("/v1/jobs", json=submit(graph(), attachment=text))
         assert (answer.status_code, answer.json()["code"]) == (400, "protocol_error")
         assert hint in answer.json()["detail"]

@@ -55,6 +55,12 @@ def test_names_are_listed_in_order_and_given_once(file: Path) -> None:
         keys.remove(file, "bob")
 
 
+def test_a_folder_that_cannot_be_is_named(file: Path) -> None:
+    file.parent.write_text("no folder")
+    with pytest.raises(Unavailable, match=str(file.parent)):
+        keys.add(file, "ada")
+
+
 @pytest.mark.parametrize("name", ["", "two words", "{x}", "x" * 65, "-x", "a\nb"])
 def test_a_name_that_cannot_stand_in_the_queue_is_refused(file: Path, name: str) -> None:
     with pytest.raises(BadArgument, match="cannot be named"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -18,6 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
+from telepatch_broker.blobs import DirectoryBlobs
+from telepatch_broker.connection import connect
+from telepatch_broker.shared import check_shared
 from telepatch_protocol.errors import Unavailable
 from telepatch_server import keys
 from telepatch_server.serve import listening, url_of
@@ -88,6 +92,32 @@ def test_it_listens_for_others_only_with_keys(settings: Any, tmp_path: Any) -> N
         port = url.rpartition(":")[2]
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"http://127.0.0.1:{port}/v1/me", headers=headers).json()["person"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        ({"redis_url": "localhost"}, 2, "TELEPATCH_REDIS_URL"),
+        ({"blobs": "elsewhere"}, 3, "the blob store of this process does not hold"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_line(
+    settings: Any, http: object, tmp_path: Any, change: dict[str, str], code: int, says: str
+) -> None:
+    asyncio.run(_leave_nonce(settings))
+    told = {"redis_url": settings.redis_url, "blobs": str(settings.blobs)} | change
+    with process(settings.model_copy(update=told | {"blobs": tmp_path / told["blobs"]})) as (gateway, url):
+        assert (url, gateway.wait(20)) == ("", code)
+        assert gateway.stderr is not None
+        said = gateway.stderr.read()
+        assert says in said
+        assert said.count("\n") == 1
+
+
+async def _leave_nonce(settings: Any) -> None:
+    client = connect(settings.redis_url)
+    await check_shared(DirectoryBlobs(settings.blobs), client)
+    await client.aclose()
 
 
 def test_a_taken_port_is_named(settings: Any) -> None:

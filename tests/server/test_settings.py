@@ -34,7 +34,13 @@ def test_variables_of_other_processes_are_none_of_our_business() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("TELEPATCH_PORT", "70000"), ("TELEPATCH_RESULT_SECONDS", "soon"), ("TELEPATCH_GATEWAY_JOBS", "0")],
+    [
+        ("TELEPATCH_PORT", "70000"),
+        ("TELEPATCH_RESULT_SECONDS", "soon"),
+        ("TELEPATCH_GATEWAY_JOBS", "0"),
+        ("TELEPATCH_REDIS_URL", "localhost"),
+        ("TELEPATCH_REDIS_URL", "redis://localhost:port"),
+    ],
 )
 def test_a_value_that_cannot_be_stops_the_start_by_name(name: str, value: str) -> None:
     with pytest.raises(BadArgument, match=name):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,29 @@ def test_a_worker_without_the_folder_shares_the_blobs_of_the_gateway(url: str, r
         await client.aclose()
 
     using(url, work)
+
+
+def test_every_event_loop_of_a_worker_reaches_the_gateway(url: str) -> None:
+    blobs = GatewayBlobs(url, TOKEN)
+    with asyncio.Runner() as serving:
+        serving.run(blobs.put("one", b"data"))
+        for _ in range(2):  # as housekeeping does, in a loop per task
+            assert asyncio.run(read_all(blobs, "one")) == b"data"
+        assert serving.run(read_all(blobs, "one")) == b"data"
+        serving.run(blobs.aclose())
+
+
+def test_a_process_that_serves_a_model_reaches_the_gateway(url: str) -> None:
+    """There, nnsight gives every object a new attribute, which libraries of connections may not survive."""
+    program = f"""
+import asyncio
+import telepatch_worker.service
+from telepatch_broker.gateway_blobs import GatewayBlobs
+assert hasattr(object(), "save"), "this test is about nothing any more"
+asyncio.run(GatewayBlobs({url!r}, {TOKEN!r}).put("one", b"data"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_token_opens_nothing(url: str) -> None:

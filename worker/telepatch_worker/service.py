@@ -19,7 +19,7 @@ import structlog
 import torch
 
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
-from telepatch_broker.connection import connect
+from telepatch_broker.connection import check, connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
 from telepatch_broker.housekeeping import Housekeeping, broker_tasks
 from telepatch_broker.lane import Lane
@@ -108,6 +108,7 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Registry, Lane, 
     client = connect(settings.redis_url)
     blobs = _blobs(settings)
     try:
+        await check(client)
         await check_shared(blobs, client)
         lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
         yield Registry(client), lane, blobs

@@ -51,6 +51,8 @@ def run(
       telepatch run graph.json --dry-run
     """
     submission = _submission(_read(graph), attachment, dry)
+    if out is not None and not out.parent.is_dir():
+        raise _unusable(f"cannot write {out}: there is no folder {out.parent}")
     job = submission.jobs[0].id
     with Service(url, key) as service:
         accepted = _submit(service, submission)
@@ -68,21 +70,30 @@ def run(
 
 def _read(graph: str) -> dict[str, Any]:
     """The document, checked here already, as JSON values."""
-    try:
-        text = sys.stdin.read() if graph == "-" else Path(graph).read_text(encoding="utf-8")
-    except OSError as error:
-        typer.echo(f"telepatch: cannot read {graph}: {error.strerror}", err=True)
-        raise typer.Exit(exits.USAGE) from None
+    text = sys.stdin.buffer.read() if graph == "-" else _bytes_of(Path(graph))
     wire.decode(text)
     document: dict[str, Any] = json.loads(text)
     return document
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _unusable(f"cannot read {file}: {error.strerror}") from None
+
+
+def _unusable(told: str) -> typer.Exit:
+    """Say what is wrong with the command line, and end with the code for that."""
+    typer.echo(f"telepatch: {told}", err=True)
+    return typer.Exit(exits.USAGE)
 
 
 def _submission(document: dict[str, Any], attachment: Path | None, dry: bool) -> Submission:
     """One document, one job; tensors ride along as base64."""
     attached = None
     if attachment is not None:
-        data = attachment.read_bytes()
+        data = _bytes_of(attachment)
         tensors.metas(data)
         attached = base64.b64encode(data).decode()
     return Submission(documents=(document,), jobs=(JobSpec(id=new_job_id()),), dry_run=dry, attachment=attached)
@@ -91,10 +102,8 @@ def _submission(document: dict[str, Any], attachment: Path | None, dry: bool) ->
 def _submit(service: Service, submission: Submission) -> Accepted:
     """What became of the job at the door; a refusal is raised."""
     body = submission.model_dump(mode="json", exclude_none=True)
-    answer = service.ask(
-        "POST", "/v1/jobs", params={"wait": 0 if submission.dry_run else WAIT_S}, json=body, refused=422
-    )
-    accepted = SubmissionAnswer.model_validate(answer.json()).jobs[0]
+    answer = service.ask("POST", "/v1/jobs", body, wait=0 if submission.dry_run else WAIT_S)
+    accepted = SubmissionAnswer.model_validate(answer).jobs[0]
     if accepted.error is not None:
         raise from_record(accepted.error)
     for warning in accepted.warnings:
@@ -106,7 +115,7 @@ def _wait(service: Service, job: str, state: str | None) -> None:
     """Wait until the job has ended, telling a watching person where it stands; raise its error if it has one."""
     shown = ""
     while state not in ENDED:
-        status = JobStatus.model_validate(service.ask("GET", f"/v1/jobs/{job}").json())
+        status = JobStatus.model_validate(service.ask("GET", f"/v1/jobs/{job}"))
         state = status.state
         place = f", {status.position} before it" if status.position else ""
         if sys.stderr.isatty() and (now := f"{state}{place}") != shown:
@@ -119,9 +128,9 @@ def _wait(service: Service, job: str, state: str | None) -> None:
 def _show(service: Service, job: str, out: Path | None, as_json: bool) -> None:
     """Write or print what was saved; a job that failed answers with its own error, which is raised."""
     if as_json:
-        typer.echo(service.ask("GET", f"/v1/jobs/{job}/result", params={"format": "json"}).text)
+        typer.echo(service.fetch("GET", f"/v1/jobs/{job}/result", format="json"))
         return
-    data = service.ask("GET", f"/v1/jobs/{job}/result").content
+    data = service.fetch("GET", f"/v1/jobs/{job}/result")
     if out is not None:
         out.write_bytes(data)
     for name, tensor in tensors.decode(data).items():

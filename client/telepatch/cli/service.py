@@ -1,20 +1,21 @@
-"""How the command line asks a gateway: one request, one answer, errors as the classes they are."""
+"""How the command line asks a gateway: one request after the other, over the client's own transport."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import TracebackType
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlencode
 
-import httpx
 import typer
 
 from telepatch.cli import exits
 from telepatch.settings import Settings
-from telepatch_protocol.errors import BadArgument, ConnectionFailed, ErrorRecord, ServiceError, from_record
+from telepatch.transport import Transport
+from telepatch_protocol.errors import BadArgument
 
 TIMEOUT_S: Final = 60.0
-_FIELDS: Final = tuple(ErrorRecord.model_fields)
 
 Url = Annotated[
     str | None,
@@ -41,43 +42,36 @@ class Service:
             typer.echo(f"telepatch: {error}", err=True)
             raise typer.Exit(exits.USAGE) from None
         self.url = settings.url.rstrip("/")
-        headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S)
+        self._transport = Transport(settings)
+        self._loop = asyncio.Runner()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._http.close()
+        self._loop.run(self._transport.close())
+        self._loop.close()
 
-    def ask(self, method: str, path: str, *, refused: int | None = None, **request: Any) -> httpx.Response:
-        """Send one request.
+    def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
+        """Send one request, and read the answer as JSON.
 
         Args:
             method: of HTTP.
             path: from the gateway's root.
-            refused: a status that is no problem document but an answer to be read, though it says no.
-            request: as httpx takes it.
+            body: sent as JSON.
+            query: what stands behind the question mark.
 
         Raises:
             ConnectionFailed: nobody answers there.
             TelepatchError: the gateway refused; of the class that it named.
         """
-        try:
-            answer = self._http.request(method, path, **request)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ConnectionFailed(f"no gateway answers at {self.url} ({error}); is it running?") from None
-        if answer.is_error and not (answer.status_code == refused and "jobs" in answer.json()):
-            raise _refusal(answer)
-        return answer
+        return json.loads(self.fetch(method, path, body, **query))
 
+    def fetch(self, method: str, path: str, body: object = None, **query: object) -> bytes:
+        """As `ask`, for answers that are not JSON."""
+        target = f"{path}?{urlencode(query)}" if query else path
+        return self._loop.run(self._fetch(method, target, None if body is None else json.dumps(body).encode()))
 
-def _refusal(answer: httpx.Response) -> Exception:
-    """The error that an answer stands for."""
-    try:
-        body = answer.json()
-    except json.JSONDecodeError:
-        body = None
-    if isinstance(body, dict) and "code" in body and "detail" in body:
-        return from_record({name: body[name] for name in _FIELDS if name in body})
-    return ServiceError(f"{answer.request.url} answered {answer.status_code}, and not as a gateway of Telepatch does")
+    async def _fetch(self, method: str, target: str, content: bytes | None) -> bytes:
+        async with self._transport.exchange(method, target, content=content, timeout=TIMEOUT_S) as answer:
+            return await answer.aread()

@@ -35,8 +35,8 @@ def status(
     """
     with Service(url, key) as service:
         trouble = _trouble(service)
-        models = service.ask("GET", "/v1/models").json()["models"]
-        mine = service.ask("GET", "/v1/jobs", params={"limit": jobs}).json()["jobs"] if jobs else []
+        models = service.ask("GET", "/v1/models")["models"]
+        mine = service.ask("GET", "/v1/jobs", limit=jobs)["jobs"] if jobs else []
     console = Console()
     console.print(f"{service.url}: {trouble or 'ready'}", markup=False, highlight=False)
     if models:

@@ -178,11 +178,15 @@ def _accept(op: Op, param: Param, value: object) -> object:
         return None
     found = _ACCEPT[param.kind](value)
     if found is _REFUSED:
-        raise BadArgument(f"{op.name}: '{param.name}' is a {param.kind}; found {_shown(value)}. Signature: {op}")
+        raise BadArgument(f"{op.name}: '{param.name}' is {_a(param.kind)}; found {_shown(value)}. Signature: {op}")
     return found
 
 
 _REFUSED = object()
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _shown(value: object) -> str:

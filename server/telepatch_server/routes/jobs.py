@@ -146,7 +146,7 @@ async def _await(
     unended = [id for id, result in results.items() if isinstance(result, Conflict)]
     states = await found.lane.states(person, unended) if unended else {}
     most = found.settings.gateway_json_values if as_json else None
-    return [_ended(answer, results[answer.id], states, most) if answer.id in results else answer for answer in answers]
+    return [answer if answer.state is None else _ended(answer, results[answer.id], states, most) for answer in answers]
 
 
 def _ended(answer: Accepted, result: Result | TelepatchError, states: dict[str, State], most: int | None) -> Accepted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -73,11 +73,11 @@ async def results(
     if len(wanted.jobs) > most:
         raise PayloadTooLarge(f"{len(wanted.jobs)} results were asked for; one request may ask for {most}")
     kept = await found.lane.results(person, wanted.jobs)
-    return StreamingResponse(_frames(kept, found), media_type=SAFETENSORS)
+    return StreamingResponse(_frames([(id, kept[id]) for id in wanted.jobs], found), media_type=SAFETENSORS)
 
 
-async def _frames(kept: Mapping[str, Result | TelepatchError], found: Services) -> AsyncIterator[bytes]:
-    for id, one in kept.items():
+async def _frames(kept: list[tuple[str, Result | TelepatchError]], found: Services) -> AsyncIterator[bytes]:
+    for id, one in kept:
         if isinstance(one, TelepatchError):
             yield header({"id": id, "size": 0, "error": one.record().model_dump(exclude_none=True)})
             continue
