@@ -10,11 +10,6 @@ from urllib.parse import quote
 
 import httpx
 
-# anyio, by which httpx speaks, imports these late, and refuses to once something has been added to `object`, as nnsight
-# does in workers. So they are imported here, which is before that.
-from anyio.abc import SocketAttribute  # noqa: F401
-from anyio.streams.tls import TLSAttribute  # noqa: F401
-
 from telepatch_broker.blobs import Source, check_name, chunks_of
 from telepatch_protocol.errors import ConnectionFailed, NotFound, TelepatchError, Unauthorized, Unavailable
 

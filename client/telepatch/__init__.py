@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from telepatch.constants import tensor
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
-    from telepatch.later import cond, fit, grad, map, repeat
     from telepatch.model import Model
+    from telepatch.not_yet import cond, fit, grad, map, repeat
     from telepatch.outputs import Outputs
     from telepatch.tokens import Tokens
     from telepatch.trace import Trace, TraceWarning
@@ -60,7 +60,7 @@ _HOMES = {
     "constants": ("tensor",),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
-    "later": ("cond", "fit", "grad", "map", "repeat"),
+    "not_yet": ("cond", "fit", "grad", "map", "repeat"),
     "model": ("Model",),
     "outputs": ("Outputs",),
     "tokens": ("Tokens",),

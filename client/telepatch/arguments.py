@@ -157,7 +157,9 @@ def dtype_name(value: Any) -> str | None:
 
 
 def _gathered(op: Op, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """``x.permute(0, 2, 1)`` as ``x.permute((0, 2, 1))``: what is left over belongs to the list."""
+    """``x.permute(0, 2, 1)`` as ``x.permute((0, 2, 1))``: the rest belongs to the list; ``arange(n)`` from 0."""
+    if op.name == "arange" and len(args) == 1:
+        return (0, *args)
     for at, param in enumerate(op.params[: len(args)]):
         if param.kind == "tensors" and not isinstance(args[at], list | tuple):
             return (*args[:at], list(args[at:]))

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from telepatch.lines import Place, at_place, here
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checker
-from telepatch_protocol.errors import BadArgument, GraphError, TelepatchError, TraceError
+from telepatch_protocol.errors import BadArgument, CausalLoop, GraphError, TelepatchError, TraceError
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, ModelRef, Module, Node, Options, Run, Set
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.meta import UNKNOWN, Meta
@@ -173,6 +173,7 @@ class Builder:
         try:
             self._unseen = self.checker.finish(graph, graph.nodes).schedule.unseen
         except GraphError as error:
+            error.detail = self._in_lines(error)
             place = self.places.get(error.node or "")
             if place is not None:
                 error.file, error.line = place.file, place.line
@@ -195,6 +196,18 @@ class Builder:
         self._saved = {name: foreign(self.checker.argument(ref), self.job) for name, ref in self.saves.items()}
         self._nodes = []
         self.checker = Checker(self.card)
+
+    def _in_lines(self, error: GraphError) -> str:
+        """What an error says, with the author's line beside each node."""
+        detail = re.sub(r"'(n\d+)'", lambda found: found[0] + self._line_of(found[1]), error.detail)
+        sites = (node.site for _, _, node in self._nodes if isinstance(node, Get) and node.id == error.parent)
+        if isinstance(error, CausalLoop) and any("*" in site for site in sites):
+            detail += "; to change each of several modules by its own value, write a loop over them"
+        return detail
+
+    def _line_of(self, node: str) -> str:
+        place = self.places.get(node)
+        return "" if place is None else f" ({place.short})"
 
     def _nothing_saved(self) -> TelepatchError:
         error = TraceError("this trace saves nothing, so running it would have no result; call .save() on a value")

@@ -207,7 +207,7 @@ class Conversation:
 
     def _fail(self, outcome: Outcome, error: ErrorRecord, state: str = "failed") -> None:
         self.open.pop(outcome.job, None)
-        if error.code != "cancelled":
+        if error.code != "cancelled" and not outcome.ended.is_set():
             self.failed[outcome.job] = outcome
         outcome.fail(error, state)
 

@@ -15,18 +15,17 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from telepatch import living
+from telepatch import lifetime
 from telepatch.conversation import Batch, Conversation, Parcel
 from telepatch.events import Frame, frames
 from telepatch.habits import Habits
 from telepatch.outcome import Outcome
 from telepatch.progress import PATIENCE_S, Progress
 from telepatch.results import unframe
-from telepatch.transport import RETRIED, Transport, seconds_to_wait
+from telepatch.transport import RETRIED, Transport, persist
 from telepatch_protocol.errors import (
     ConnectionFailed,
     ErrorRecord,
-    NotFound,
     PayloadTooLarge,
     TelepatchError,
     TraceError,
@@ -38,8 +37,17 @@ T = TypeVar("T")
 PATIENT_S = 30.0
 """Seconds for which a gateway that does not answer is tried again."""
 
+LOST_S = 120.0
+"""Seconds without any answer after which nobody waits any longer for jobs that were sent."""
+
 CLOSING_S = 5.0
 """Seconds that the end of a program waits for what has not been sent."""
+
+RUNNING_S = 2.0
+"""Seconds that the end of a program waits for jobs that are running, so that their failure can be told."""
+
+STARTING_S = 0.3
+"""Seconds that it waits for jobs that have been taken to start running."""
 
 HEARTBEAT_S = 45.0
 """Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
@@ -69,6 +77,7 @@ class Courier:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._sending = 0
+        self._silent_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # For the author's threads
@@ -109,7 +118,7 @@ class Courier:
 
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
-        with Progress(outcomes, shown=self._progress) as progress:
+        with Progress(outcomes, shown=self._progress, silent=lambda: self._silent_since is not None) as progress:
             for outcome in outcomes:
                 while not outcome.ended.wait(PATIENCE_S / 2):
                     progress.tick()
@@ -150,7 +159,8 @@ class Courier:
         """Send what is left, stop, and give the failures that nobody has looked at."""
         self._closing = True
         if self._loop is not None:
-            self.flush(CLOSING_S)
+            if self.flush(CLOSING_S):
+                self._see_off()
             self._call(self._stop.set)
             self._thread.join(CLOSING_S)
             self._loop = None
@@ -160,8 +170,19 @@ class Courier:
                 TraceError("the lab was closed before this job ended; use lab.result of a new one")
             )
             self.conversation.pending.clear()
-        living.remove(self)
+        lifetime.remove(self)
         return unseen
+
+    def _see_off(self) -> None:
+        """Wait briefly for what is about to end anyway: who closes without a look should hear of a failure."""
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < RUNNING_S:
+            hoped = ("queued", "running") if passed < STARTING_S else ("running",)
+            with self._lock:
+                left = [outcome for outcome in self.conversation.open.values() if outcome.state in hoped]
+            if not left:
+                return
+            left[0].ended.wait(0.05)
 
     def start(self) -> None:
         """Start the thread, unless it runs already."""
@@ -175,7 +196,7 @@ class Courier:
             self._thread = threading.Thread(target=self._thread_main, args=(started,), name="telepatch", daemon=True)
             self._thread.start()
         started.wait()
-        living.add(self)
+        lifetime.add(self)
 
     def after_fork(self) -> None:
         """In a forked child: the thread and the connections are the parent's, and so is what waits to be sent."""
@@ -232,7 +253,7 @@ class Courier:
     async def _send(self, batch: Batch) -> None:
         """Send a batch until it is taken or refused; the same ids sent twice are the same jobs."""
         try:
-            answer = await self._persist(lambda: self._post(batch))
+            answer = await persist(lambda: self._post(batch), self._patience)
         except PayloadTooLarge as error:
             halves = self.conversation.split(batch)
             if halves is None:
@@ -246,6 +267,7 @@ class Courier:
             self._refused(batch, ConnectionFailed(f"submitting failed: {type(error).__name__}: {error}"))
             raise
         else:
+            self._silent_since = None
             with self._lock:
                 self.conversation.answered(batch, answer)
 
@@ -267,35 +289,35 @@ class Courier:
         async with self._transport.exchange("POST", "/v1/jobs", timeout=60.0, **how) as response:
             return SubmissionAnswer.model_validate_json(await response.aread())
 
-    async def _persist(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Repeat a request while the gateway does not answer, up to a limit."""
-        begun, pause = time.monotonic(), _FIRST_PAUSE_S
-        while True:
-            try:
-                return await request()
-            except RETRIED as error:
-                limit = CLOSING_S / 2 if self._closing else PATIENT_S
-                if time.monotonic() - begun > limit:
-                    raise
-                await asyncio.sleep(seconds_to_wait(error) or pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-
     async def _listen(self) -> None:
         """Hold the stream of events open; where it cannot be, ask."""
         pause = _FIRST_PAUSE_S
         while True:
             begun = time.monotonic()
-            with contextlib.suppress(TelepatchError):
+            try:
                 await self._stream()
+            except ConnectionFailed as error:
+                self._unanswered(error)
+            except TelepatchError:
+                pass  # it answers, but has no events
             self._listening.set()
             pause = _FIRST_PAUSE_S if time.monotonic() - begun > _LONGEST_PAUSE_S else min(pause * 2, _LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
             await self._ask_states(self._transport)
 
+    def _unanswered(self, error: TelepatchError) -> None:
+        """Nobody answers: those who wait are told, and in the end let go."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        if now - self._silent_since > LOST_S:
+            with self._lock:
+                self.conversation.give_up(ConnectionFailed(f"{error.detail}; given up after {LOST_S:.0f} s"))
+
     async def _stream(self) -> None:
         place = self.conversation.place
         headers = {"accept": "text/event-stream", **({"last-event-id": place} if place is not None else {})}
         async with self._transport.exchange("GET", "/v1/events", headers=headers, timeout=HEARTBEAT_S) as response:
+            self._silent_since = None
             self._listening.set()
             async for frame in frames(response.aiter_lines()):
                 if frame.event == "missed":
@@ -319,16 +341,17 @@ class Courier:
         for job in asked:
             try:
                 status = JobStatus.model_validate(await transport.ask("GET", f"/v1/jobs/{job}"))
-            except NotFound as error:
-                self._unknown(job, error)
-            except TelepatchError:
+            except RETRIED:
                 return
+            except TelepatchError as error:
+                self._unknown(job, error)
             else:
+                self._silent_since = None
                 with self._lock:
                     self.conversation.learned(status)
 
     def _unknown(self, job: str, error: TelepatchError) -> None:
-        """A job that the gateway does not know: on its way from here, or none at all."""
+        """A job that the gateway does not tell of: on its way from here, or none at all."""
         outcome = self.conversation.open.get(job)
         if outcome is not None and outcome.state == "asked":
             with self._lock:
@@ -344,7 +367,7 @@ class Courier:
             async with transport.exchange("POST", "/v1/results", content=body, timeout=120.0) as response:
                 return await response.aread()
 
-        for arrived in unframe(await self._persist(ask)):
+        for arrived in unframe(await persist(ask, self._patience)):
             outcome = wanted.pop(arrived.job)
             if arrived.error is not None:
                 outcome.lost(arrived.error)
@@ -352,6 +375,9 @@ class Courier:
                 outcome.fetched(arrived.result)
         for outcome in wanted.values():
             outcome.lost(ErrorRecord(code="not_found", detail=f"the service sent no result of job {outcome.job}"))
+
+    def _patience(self) -> float:
+        return CLOSING_S / 2 if self._closing else PATIENT_S
 
     def _later(self, work: Callable[[Transport], Coroutine[Any, Any, T]]) -> Future[T]:
         self.start()
@@ -368,8 +394,5 @@ class Courier:
 
 def _without_result(outcomes: list[Outcome]) -> list[Outcome]:
     """Those that completed and whose tensors are elsewhere."""
-    return list(
-        {
-            one.job: one for one in outcomes if one.state == "completed" and not one.has_result and not one.failed
-        }.values()
-    )
+    missing = (one for one in outcomes if one.state == "completed" and not one.has_result and not one.failed)
+    return list({one.job: one for one in missing}.values())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from telepatch import living
+from telepatch import lifetime
 from telepatch.builder import Builder
 from telepatch.conversation import Parcel
 from telepatch.courier import Courier
@@ -23,7 +23,7 @@ from telepatch.trace import Trace
 from telepatch.transport import Transport
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import ENDED, JobStatus
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+@points_home
 def connect(
     url: str | None = None,
     api_key: str | None = None,
@@ -52,7 +53,7 @@ def connect(
         The connection, which is also a context manager, for ``with`` and ``async with``. Nothing is sent yet.
 
     Raises:
-        BadArgument: an address that is none.
+        BadArgument: an address or a key that cannot be one.
 
     Example:
         >>> lab = telepatch.connect("http://127.0.0.1:8000")
@@ -167,7 +168,7 @@ class Lab:
 
     def close(self) -> None:
         """Send what is left, disconnect, and tell of failures that nobody has looked at."""
-        living.report(self._courier.close())
+        lifetime.report(self._courier.close())
 
     def submit(self, builder: Builder, graph: Graph) -> Outcome:
         """Hand over a finished trace."""
@@ -198,6 +199,10 @@ class Lab:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    @points_home
+    def __reduce__(self) -> NoReturn:
+        raise TraceError("a connection goes to no other process; connect there anew")
 
     def __repr__(self) -> str:
         return f"<lab at {self.settings.url}, {len(self._courier.conversation.open)} jobs under way>"

@@ -1,10 +1,19 @@
-"""Numbers in place of values, and indices as their author wrote them."""
+"""What may be looked at, numbers in place of it, and indices as their author wrote them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
-from telepatch.lazy import Lazy
+import numpy as np
+
+
+class Lazy(ABC):
+    """Something whose numbers come when they are asked for."""
+
+    @abstractmethod
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The numbers."""
 
 
 def looked(thing: Any) -> Any:

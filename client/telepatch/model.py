@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
+from telepatch import arguments
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
@@ -83,8 +86,14 @@ class Model(ModuleView):
 
         Returns:
             `Tokens` with ``ids``, ``pieces`` (the text of each token) and ``offsets`` (characters), or a list of them.
+
+        Raises:
+            BadArgument: neither a text nor a list of texts.
         """
-        found = self._service().tokenize(self.card.id, [text] if isinstance(text, str) else list(text), special)
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+            raise BadArgument(f"tokenize takes a text or a list of texts; found {text!r}")
+        found = self._service().tokenize(self.card.id, list(texts), special)
         return found[0] if isinstance(text, str) else found
 
     @points_home
@@ -104,12 +113,26 @@ class Model(ModuleView):
 
     @points_home
     def detokenize(self, ids: Any) -> Any:
-        """The text of token ids: of one id or list a string, of several lists a list of strings."""
+        """The text of token ids.
+
+        Args:
+            ids: one id, a list or array of ids, or a list of such lists; a saved value of integers is fetched.
+
+        Returns:
+            A string; of several lists a list of strings.
+
+        Raises:
+            BadArgument: something that is no id.
+        """
         from telepatch.looking import looked
 
         rows = looked(ids)
         rows = rows.tolist() if hasattr(rows, "tolist") else rows
-        rows = [rows] if isinstance(rows, int) else list(rows)
+        rows = [rows] if isinstance(rows, int) else rows
+        if not isinstance(rows, list | tuple | range):
+            raise BadArgument(f"token ids are integers, in a list, an array or alone; found {ids!r}")
+        rows = [arguments.plain(one) for one in rows]
+        rows = [one.tolist() if isinstance(one, np.ndarray) else one for one in rows]
         nested = bool(rows) and isinstance(rows[0], list)
         found = self._service().detokenize(self.card.id, rows if nested else [rows])
         return found if nested else found[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from telepatch import arguments, tree
 from telepatch.current import open_builder
@@ -12,12 +12,25 @@ from telepatch.lines import points_home
 from telepatch.names import missing_site
 from telepatch.outputs import made
 from telepatch.places import Spot
-from telepatch.site import Address, SiteValue, dotted, spelled_path, with_constants
+from telepatch.site import Address, SiteValue, dotted, same_model, spelled_path, with_constants
 from telepatch.structure import Structure
 from telepatch.values import Value
-from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
+from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError, UnknownSite
 
 PORTS = ("input", "output", "inputs", "outputs")
+
+
+class SomeModules(list["ModuleView"]):
+    """Some modules of a list, for loops; a list that says what works where more is asked of it."""
+
+    @points_home
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise missing_site(
+            f"a slice of modules is a Python list and has no '{name}'; say [module.{name} for module in ...], "
+            f"or take all modules at once, stacked, and slice that: modules[:].{name}[1:3]"
+        )
 
 
 class ModuleView:
@@ -90,7 +103,9 @@ class ModuleView:
         """
         builder = open_builder()
         if builder is None:
-            raise TraceError(f"{self} is applied to values inside 'with model.trace(...)'; no trace is open here")
+            spelled = spelled_path(self._spot.path)
+            raise TraceError(f"{spelled} is applied to values inside 'with model.trace(...)'; no trace is open here")
+        same_model(builder, self._spot.card, spelled_path(self._spot.path))
         placed = tuple(arguments.argument(builder, "operand", one) for one in args)
         named = {name: arguments.argument(builder, "operand", one) for name, one in kwargs.items()}
         node, found = builder.module(with_constants(self._spot.path, builder), placed, named)
@@ -137,8 +152,8 @@ class ModuleView:
                     raise missing_site(
                         f"{spelled_path(self._spot.path)} is no list of modules, so '[:]' means nothing here"
                     )
-                return type(self)._at(self._spot.starred())
-            return [self[at] for at in items[key]]
+                return ModuleView(self._spot.starred())
+            return SomeModules(self[at] for at in items[key])
         if isinstance(key, bool) or not isinstance(key, int) or not -len(items) <= key < len(items):
             raise missing_site(self._no_item(key, items))
         child = self._spot.child(str(items[key]))
@@ -162,10 +177,11 @@ class ModuleView:
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._spot.own_children())
 
-    def __repr__(self) -> str:
-        return tree.draw(self._spot)
+    @points_home
+    def __reduce__(self) -> NoReturn:
+        raise TraceError("a model belongs to a connection and goes to no other process; connect there and ask for it")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return tree.draw(self._spot)
 
     def __eq__(self, other: object) -> bool:
@@ -174,11 +190,12 @@ class ModuleView:
     def __hash__(self) -> int:
         return hash((self._spot.native, self._call))
 
-    @classmethod
-    def _at(cls, spot: Spot) -> ModuleView:
-        return ModuleView(spot)
-
     def _site(self, port: str, leaf: str | None = None) -> SiteValue:
+        module = self._spot.module
+        if port in PORTS and module.input is None and module.output is None:
+            here = spelled_path(self._spot.path)
+            instead = f"; take one of its modules, {here}[0].{port}, or all, {here}[:].{port}" if len(self) else ""
+            raise UnknownSite(f"{here} ({module.kind}) does not fire itself, so it has no {port}{instead}")
         return SiteValue(Address(self._spot.card, self._spot.path, port, leaf, self._call), open_builder())
 
     @points_home
@@ -233,4 +250,4 @@ def _listed(spot: Spot) -> str:
     children = [f"modules {items[0]} to {items[-1]}"] if items else list(spot.own_children())
     fires = spot.module.output is not None or spot.module.input is not None
     names = [*children, *spot.alias_children(), *(PORTS if fires else ()), *spot.ports(), *spot.module.params]
-    return ", ".join(names) or "nothing"
+    return ", ".join(dict.fromkeys(names)) or "nothing"

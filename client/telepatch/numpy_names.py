@@ -9,6 +9,7 @@ import numpy as np
 from telepatch import operations
 from telepatch.current import open_builder
 from telepatch.lines import points_home
+from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import BadArgument, TraceError, UnknownOperation
 from telepatch_protocol.ops import OPS
 
@@ -60,6 +61,8 @@ FUNCTIONS: dict[str, str] = {
     "moveaxis": "movedim",
     "permute_dims": "permute",
     "copy": "clone",
+    "repeat": "repeat_interleave",
+    "tile": "repeat",
 }
 """numpy's other functions whose operation has another name."""
 
@@ -73,6 +76,15 @@ ARGUMENTS: dict[str, str] = {
     "a_max": "max",
 }
 """numpy's names of arguments, as PyTorch has them."""
+
+OTHERWISE = frozenset({"median"})
+"""Names that mean something else to PyTorch: its median of an even number of numbers is the lower of the two."""
+
+IDLE = frozenset({"subok", "optimize", "casting", "order"})
+"""numpy's arguments that change no number."""
+
+NUMPY_DTYPES = frozenset(ITEM_BYTES) - {"bfloat16"}
+"""Dtypes of values that numpy has, too."""
 
 _DEFAULT = getattr(np, "_NoValue", None)
 
@@ -105,6 +117,12 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _transposed(*args, **kwargs)
     if called is np.shape or called is np.ndim:
         return args[0].shape if called is np.shape else args[0].ndim
+    if called is np.sort:
+        return _apply("sort", args, kwargs).values
+    if called in (np.std, np.var):
+        kwargs = {"ddof": 0} | kwargs  # PyTorch's own default is 1
+    if called is np.linalg.norm and len(args) == 2 and kwargs.get("axis") is None:
+        raise BadArgument("numpy's norm of a whole matrix by an order has no counterpart; give axis=..., or no order")
     if called is np.clip:
         args, kwargs = args[:1], dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
     return _apply(FUNCTIONS.get(called.__name__, called.__name__), args, kwargs)
@@ -118,6 +136,9 @@ def on_arrays(name: str, array: np.ndarray[Any, Any], args: tuple[Any, ...], kwa
     """
     back = {"dim": "axis", "keepdim": "keepdims", "correction": "ddof"}
     renamed = {back.get(key, key): one for key, one in kwargs.items()}
+    wanted = renamed.get("dtype", args[0] if args else None)
+    if name == "to" and wanted in NUMPY_DTYPES:
+        return array.astype(wanted)
     if hasattr(array, name):
         return getattr(array, name)(*args, **renamed)
     if isinstance(getattr(np, name, None), np.ufunc):
@@ -129,17 +150,19 @@ def on_arrays(name: str, array: np.ndarray[Any, Any], args: tuple[Any, ...], kwa
 
 
 def _apply(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if name not in OPS:
+    if name in OTHERWISE or (name not in OPS and name not in operations.LOGICAL):
         raise UnknownOperation(
             f"numpy's '{name}' has no counterpart in the vocabulary; dir(telepatch.ops) lists what values can do"
         )
+    takes = OPS[operations.LOGICAL.get(name, name)].by_name
     given = {
         ARGUMENTS.get(key, key): one
         for key, one in kwargs.items()
-        if one is not _DEFAULT
-        and one is not None
-        and key not in ("where", "subok", "initial", "optimize", "casting", "order")
+        if one is not _DEFAULT and one is not None and key not in IDLE and not (key == "where" and one is True)
     }
+    if "dims" in takes and "dim" in given:
+        along = given.pop("dim")
+        given["dims"] = list(along) if isinstance(along, list | tuple) else [along]
     return operations.apply(name, *args, **given)
 
 

@@ -11,9 +11,12 @@ from telepatch import arguments
 from telepatch.builder import Builder
 from telepatch.current import open_builder
 from telepatch.lines import points_home
-from telepatch_protocol.errors import TraceError
+from telepatch_protocol.errors import DtypeError, TraceError
 from telepatch_protocol.ops import OPS, Op, Param, find_op
 from telepatch_protocol.ops.table import REQUIRED
+
+LOGICAL = {f"bitwise_{name}": f"logical_{name}" for name in ("and", "or", "xor", "not")}
+"""What the operators of Python, numpy and PyTorch on masks are called, with the operation that each is."""
 
 
 @points_home
@@ -37,10 +40,23 @@ def apply_in(builder: Builder, name: str, args: tuple[Any, ...], kwargs: dict[st
     """Put an operation into a trace and give its value, or all of its values."""
     from telepatch.outputs import made
 
+    if name in LOGICAL:
+        name = _logical(name, args)
     op = find_op(name)
     placed, named = arguments.call_arguments(builder, op, args, kwargs)
     node, found = builder.call(name, placed, named)
     return made(builder, node, found)
+
+
+def _logical(name: str, args: tuple[Any, ...]) -> str:
+    """Python's ``&``, ``|``, ``^`` and ``~`` are for masks here; on numbers they mean bits, which nobody computes."""
+    for one in args:
+        found = "bool" if isinstance(one, bool) else str(getattr(one, "dtype", type(one).__name__))
+        if found.removeprefix("torch.") not in ("bool", "unknown"):
+            raise DtypeError(
+                f"'{name}' joins masks of booleans; found {found}. Compare first, as in (value > 0), or say .to('bool')"
+            )
+    return LOGICAL[name]
 
 
 @cache

@@ -7,19 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from telepatch import operations
-from telepatch.lazy import Lazy
 from telepatch.lines import points_home
-from telepatch.looking import looked
-from telepatch_protocol.ops import OPS
+from telepatch.looking import Lazy, looked
 
 if TYPE_CHECKING:
     from telepatch.builder import Builder
-
-_BITWISE = {
-    "and": ("bitwise_and", "logical_and"),
-    "or": ("bitwise_or", "logical_or"),
-    "xor": ("bitwise_xor", "logical_xor"),
-}
 
 
 def _operator(name: str, numpy_way: Callable[[Any, Any], Any], *, reflected: bool = False) -> Callable[[Any, Any], Any]:
@@ -30,6 +22,8 @@ def _operator(name: str, numpy_way: Callable[[Any, Any], Any], *, reflected: boo
         pair = (other, self) if reflected else (self, other)
         builder = self._tracing()
         if builder is None:
+            if _is_torch(other):
+                return NotImplemented  # PyTorch's own operator then takes over, with the value as a tensor
             return numpy_way(*(looked(one) for one in pair))
         return operations.apply_in(builder, name, pair, {})
 
@@ -41,15 +35,14 @@ def _in_place(sign: str, name: str, numpy_way: Callable[[Any, Any], Any]) -> Cal
     def apply(self: Arithmetic, other: Any) -> Any:
         builder = self._tracing()
         if builder is None:
-            return numpy_way(looked(self), looked(other))
+            return NotImplemented if _is_torch(other) else numpy_way(looked(self), looked(other))
         return self._edited(builder, sign, name, other)
 
     return apply
 
 
-def _known(*names: str) -> str:
-    """The first of several names for one operation that the vocabulary has."""
-    return next((name for name in names if name in OPS), names[0])
+def _is_torch(thing: object) -> bool:
+    return hasattr(thing, "__torch_function__") and not isinstance(thing, Lazy)
 
 
 class Arithmetic(Lazy):
@@ -78,12 +71,12 @@ class Arithmetic(Lazy):
     __rpow__ = _operator("pow", operator.pow, reflected=True)
     __matmul__ = _operator("matmul", operator.matmul)
     __rmatmul__ = _operator("matmul", operator.matmul, reflected=True)
-    __and__ = _operator(_known(*_BITWISE["and"]), operator.and_)
-    __rand__ = _operator(_known(*_BITWISE["and"]), operator.and_, reflected=True)
-    __or__ = _operator(_known(*_BITWISE["or"]), operator.or_)
-    __ror__ = _operator(_known(*_BITWISE["or"]), operator.or_, reflected=True)
-    __xor__ = _operator(_known(*_BITWISE["xor"]), operator.xor)
-    __rxor__ = _operator(_known(*_BITWISE["xor"]), operator.xor, reflected=True)
+    __and__ = _operator("bitwise_and", operator.and_)
+    __rand__ = _operator("bitwise_and", operator.and_, reflected=True)
+    __or__ = _operator("bitwise_or", operator.or_)
+    __ror__ = _operator("bitwise_or", operator.or_, reflected=True)
+    __xor__ = _operator("bitwise_xor", operator.xor)
+    __rxor__ = _operator("bitwise_xor", operator.xor, reflected=True)
     __lt__ = _operator("lt", operator.lt)
     __le__ = _operator("le", operator.le)
     __gt__ = _operator("gt", operator.gt)
@@ -98,9 +91,9 @@ class Arithmetic(Lazy):
     __imod__ = _in_place("%=", "remainder", operator.mod)
     __ipow__ = _in_place("**=", "pow", operator.pow)
     __imatmul__ = _in_place("@=", "matmul", operator.matmul)
-    __iand__ = _in_place("&=", _known(*_BITWISE["and"]), operator.and_)
-    __ior__ = _in_place("|=", _known(*_BITWISE["or"]), operator.or_)
-    __ixor__ = _in_place("^=", _known(*_BITWISE["xor"]), operator.xor)
+    __iand__ = _in_place("&=", "bitwise_and", operator.and_)
+    __ior__ = _in_place("|=", "bitwise_or", operator.or_)
+    __ixor__ = _in_place("^=", "bitwise_xor", operator.xor)
 
     def __hash__(self) -> int:
         return id(self)
@@ -115,7 +108,7 @@ class Arithmetic(Lazy):
         return self._unary("abs", operator.abs)
 
     def __invert__(self) -> Any:
-        return self._unary(_known("bitwise_not", "logical_not"), operator.invert)
+        return self._unary("bitwise_not", operator.invert)
 
     @points_home
     def _unary(self, name: str, numpy_way: Callable[[Any], Any]) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from telepatch import operations
-from telepatch.names import UnknownOperationName
+from telepatch.names import missing_operation
 from telepatch_protocol.errors import UnknownOperation
 
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
     try:
         return operations.function(name)
     except UnknownOperation as error:
-        raise UnknownOperationName(error.detail) from None
+        raise missing_operation(error.detail) from None
 
 
 def __dir__() -> list[str]:

@@ -46,7 +46,7 @@ class Spot:
     def alias_children(self) -> dict[str, tuple[Segment, ...]]:
         """Standard names of modules below, each with its whole path in standard names."""
         found: dict[str, tuple[Segment, ...]] = {}
-        for alias in _with_lists(self.card):
+        for alias in module_aliases(self.card):
             parent, _, name = alias.rpartition(".")
             stars = _stars(native(self.card, parent), self.native) if parent else [] if not self.path else None
             if name != "*" and stars is not None:
@@ -74,10 +74,10 @@ class Spot:
 
 def native(card: ModelCard, path: str) -> str:
     """The model's own path for one that may begin with a standard alias, or with the list that aliases speak of."""
-    return _with_lists(card).get(path) or sites.native_path(card, path)
+    return module_aliases(card).get(path) or sites.native_path(card, path)
 
 
-def _with_lists(card: ModelCard) -> dict[str, str]:
+def module_aliases(card: ModelCard) -> dict[str, str]:
     """The card's aliases of modules, and of the lists that hold them: ``blocks`` beside ``blocks.*``."""
     found = dict(card.aliases.modules)
     for alias, target in card.aliases.modules.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from telepatch.outcome import Outcome
 
@@ -15,12 +15,20 @@ _EVERY_S = 1.0
 
 
 class Progress:
-    """A line that follows the slowest of several jobs; nothing is written while `shown` is false.
+    """A line that follows the slowest of several jobs.
 
     Use it as a context manager: the line goes away at the end.
+
+    Args:
+        outcomes: the jobs.
+        shown: whether anything is written.
+        silent: whether the gateway does not answer at the moment.
     """
 
-    def __init__(self, outcomes: Sequence[Outcome], *, shown: bool = True) -> None:
+    def __init__(
+        self, outcomes: Sequence[Outcome], *, shown: bool = True, silent: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._silent = silent
         self._outcomes = outcomes
         self._shown = shown
         self._begun = time.monotonic()
@@ -38,7 +46,7 @@ class Progress:
     def tick(self) -> None:
         """Show how things are, if that has changed and enough time has passed."""
         waited = time.monotonic() - self._begun
-        state = describe(self._outcomes)
+        state = "the gateway does not answer; trying again" if self._silent() else describe(self._outcomes)
         if not self._shown or waited < PATIENCE_S or not state:
             return
         if sys.stderr.isatty():

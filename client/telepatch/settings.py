@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from telepatch_protocol.errors import BadArgument
 
@@ -23,6 +24,13 @@ class Settings(BaseModel):
 
     url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/\s]+")
     api_key: SecretStr | None = None
+
+    @field_validator("api_key")
+    @classmethod
+    def _printable(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise ValueError("not printable ASCII")
+        return key
 
     @property
     def is_local(self) -> bool:
@@ -44,7 +52,12 @@ class Settings(BaseModel):
         }
         try:
             return cls.model_validate({name: value for name, value in found.items() if value})
-        except ValidationError:
+        except ValidationError as error:
+            if error.errors()[0]["loc"] == ("api_key",):
+                raise BadArgument(
+                    "the key holds characters that no key has (spaces, line ends, letters beyond ASCII); "
+                    "give it as an argument of connect() or in TELEPATCH_API_KEY"
+                ) from None
             raise BadArgument(
                 f"{found['url']!r} is no address of a gateway; give one such as 'http://127.0.0.1:8000', "
                 "as an argument of connect() or in TELEPATCH_URL"

@@ -80,6 +80,8 @@ class SiteValue(Value):
 
     def __init__(self, address: Address, builder: Builder | None) -> None:
         super().__init__(builder, None, Meta(None, None))
+        if builder is not None:
+            same_model(builder, address.card, address.spelled())
         self._address = address
         self._invoke = None if builder is None or address.port == "param" else _invoke_of(builder, address)
         self._slot = 0 if builder is None else builder.slot()
@@ -233,6 +235,19 @@ class SiteValue(Value):
 def _read(builder: Builder, node: str, found: object) -> Value:
     """The value of a read."""
     return Value(builder, node, found if isinstance(found, Meta) else Meta(None, None))
+
+
+def same_model(builder: Builder, card: ModelCard, what: str) -> None:
+    """Refuse a place of one model inside a trace of another.
+
+    Raises:
+        TraceError: the two models differ.
+    """
+    if (card.id, card.revision) != (builder.card.id, builder.card.revision):
+        raise TraceError(
+            f"{what} is a place of '{card.id}', and the trace that is open since {builder.opened} is of "
+            f"'{builder.card.id}'; save the value in a trace of '{card.id}', and use it here"
+        )
 
 
 def _invoke_of(builder: Builder, address: Address) -> str:

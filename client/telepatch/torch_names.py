@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from telepatch import operations
 from telepatch.current import open_builder
 from telepatch.lines import points_home
-from telepatch_protocol.errors import BadArgument, UnknownOperation
+from telepatch_protocol.errors import BadArgument, TraceError, UnknownOperation
 from telepatch_protocol.ops import OPS
 
 if TYPE_CHECKING:
@@ -53,6 +52,13 @@ CASTS: dict[str, str] = {
 }
 """PyTorch's methods that only convert, with the dtype that each gives."""
 
+IN_PLACE = frozenset(
+    {f"{name}_" for name in OPS}
+    | {"zero_", "fill_", "copy_", "normal_", "uniform_"}
+    | {f"__i{name}__" for name in ("and", "or", "xor", "mod", "pow", "floordiv")}
+)
+"""PyTorch's methods and operators that change what they are called on."""
+
 REFLECTED = {
     "radd": "add",
     "rsub": "sub",
@@ -70,7 +76,10 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``torch.softmax(value, -1)``, ``tensor + value`` and their like."""
     if open_builder() is None:
         return called(*_tensors(args), **_tensors(kwargs))
-    name = str(getattr(called, "__name__", called)).strip("_")
+    spelled = str(getattr(called, "__name__", called))
+    if spelled in IN_PLACE:
+        raise TraceError("a PyTorch tensor cannot be changed in place by a value of a trace; write a = a + value")
+    name = spelled.strip("_")
     if name in REFLECTED and name not in OPS:
         return operations.apply(REFLECTED[name], args[1], args[0], **kwargs)
     name = name if name in OPS else NAMES.get(name, name)
@@ -78,7 +87,7 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise BadArgument(
             "a PyTorch tensor cannot be indexed with a value of a trace; send it along with telepatch.tensor"
         )
-    if name not in OPS:
+    if name not in OPS and name not in operations.LOGICAL:
         raise UnknownOperation(
             f"torch's '{name}' is not in the vocabulary; dir(telepatch.ops) lists what values can do"
         )
@@ -113,8 +122,3 @@ def _tensors(thing: Any) -> Any:
     if isinstance(thing, list | tuple):
         return type(thing)(_tensors(one) for one in thing)
     return {key: _tensors(one) for key, one in thing.items()} if isinstance(thing, dict) else thing
-
-
-def is_loaded() -> bool:
-    """Whether the author's program uses PyTorch."""
-    return "torch" in sys.modules

@@ -21,8 +21,6 @@ from telepatch_protocol.graph import Graph, Options
 if TYPE_CHECKING:
     from telepatch.lab import Lab
 
-FORMS = ("text", "ids", "messages", "inputs")
-
 
 class TraceWarning(UserWarning):
     """Something in a trace that is allowed, and surely not meant."""

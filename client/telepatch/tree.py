@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from telepatch.places import Spot, native
-from telepatch_protocol.card import Axis, PortCard
+from telepatch.places import Spot, module_aliases
+from telepatch_protocol.card import Axis, ModelCard, PortCard
 
 TAKEN = frozenset({"input", "output", "inputs", "outputs", "param", "calls"})
 """Names that mean something else on every module, so that children of that name are reached as items."""
@@ -20,14 +20,15 @@ def draw(spot: Spot) -> str:
 def _children(spot: Spot, indent: str) -> list[str]:
     lines: list[str] = []
     found = [(name, child) for name in spot.own_children() if (child := spot.child(name)) is not None]
-    aliases = {_native(spot, path): _general(path) for path in spot.alias_children().values()}
+    aliases = _aliases(spot.card)
     for _, run in groupby(found, key=lambda pair: _shape(pair[1]) if pair[0].isdigit() else pair[0]):
         same = list(run)
         name, child = same[0]
         shown = f"[{name}]" if len(same) == 1 and name.isdigit() else name
         if len(same) > 1:
             shown = f"[{name}..{same[-1][0]}]"
-        alias = f"   = {aliases[child.native]}" if child.native in aliases else ""
+        standard = aliases.get(_general(child.native))
+        alias = f"   = {standard}" if standard is not None else ""
         taken = f'   reach it as ["{name}"]' if name in TAKEN else ""
         count = f"{len(same)} x " if len(same) > 1 else ""
         lines.append(f"{indent}{shown}: {count}{_described(child)}{alias}{taken}")
@@ -35,13 +36,14 @@ def _children(spot: Spot, indent: str) -> list[str]:
     return lines
 
 
-def _general(path: tuple[str | int, ...]) -> str:
+def _aliases(card: ModelCard) -> dict[str, str]:
+    """The standard name of each path that has one, layers taken together."""
+    return {path: alias for alias, path in module_aliases(card).items() if alias != path}
+
+
+def _general(path: str) -> str:
     """A path that stands for all layers alike."""
-    return ".".join("*" if isinstance(one, int) else one for one in path)
-
-
-def _native(spot: Spot, path: tuple[str | int, ...]) -> str:
-    return native(spot.card, ".".join(map(str, path)))
+    return ".".join("*" if one.isdigit() else one for one in path.split("."))
 
 
 def _described(spot: Spot) -> str:

@@ -7,7 +7,6 @@ in the next block.
 from __future__ import annotations
 
 import difflib
-import operator
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +17,8 @@ from telepatch.current import open_builder
 from telepatch.lines import Place, here, placed, points_home, user_frame
 from telepatch.looking import looked, shown_key
 from telepatch.names import missing_operation
-from telepatch.operators import Arithmetic
+from telepatch.numbers import Numbers
+from telepatch.pieces import Pieces
 from telepatch_protocol.errors import NotSaved, TraceError
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.ops import OPS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class Value(Arithmetic):
+class Value(Numbers, Pieces):
     """A tensor somewhere else.
 
     Inside its trace it is a node: operators, indexing, numpy's functions and the operations of `telepatch.ops` make
@@ -92,8 +92,8 @@ class Value(Arithmetic):
         name = name if name in OPS else torch_names.NAMES.get(name, name)
         if name in OPS and OPS[name].method:
             return self._method(name)
-        if open_builder() is not None and name.endswith("_") and name[:-1] in OPS:
-            raise placed(TraceError(f"'{name}' works in place. {self._how_to_write(' = ...')}"))
+        if open_builder() is not None and name in torch_names.IN_PLACE:
+            raise placed(TraceError(f"'{name}' works in place: {self._how_to_write(' = ...')}"))
         if open_builder() is None and self._ref is not None and hasattr(np.ndarray, name):
             return getattr(self.numpy(), name)
         near = difflib.get_close_matches(name, [known for known in OPS if OPS[known].method], n=3)
@@ -162,8 +162,12 @@ class Value(Arithmetic):
         """The numbers as nested lists."""
         return self.numpy().tolist()
 
+    @points_home
     def __await__(self) -> Generator[Any, None, Value]:
-        yield from self._outcome().fetched_soon(self._saved_name()).__await__()
+        return self._come(self._outcome(), self._saved_name())
+
+    def _come(self, outcome: Outcome, name: str) -> Generator[Any, None, Value]:
+        yield from outcome.fetched_soon(name).__await__()
         return self
 
     # Parts
@@ -175,19 +179,6 @@ class Value(Arithmetic):
         if builder is None:
             return self.numpy().copy()
         return Value(builder, self.reference_in(builder)[1:], self._known_meta())
-
-    @points_home
-    def unbind(self, dim: int = 0) -> tuple[Any, ...]:
-        """The parts along an axis whose length is known.
-
-        Raises:
-            TraceError: the length is not known yet.
-        """
-        size = self._dims()[dim]
-        if not isinstance(size, int):
-            self._refuse("take apart", "the length of that axis is not known yet; use operations on whole axes")
-        whole: tuple[Any, ...] = (slice(None),) * (dim % self.ndim)
-        return tuple(self[(*whole, at)] for at in range(size))
 
     @points_home
     def __getitem__(self, key: Any) -> Any:
@@ -213,36 +204,13 @@ class Value(Arithmetic):
         )
 
     def __iter__(self) -> Iterator[Any]:
-        builder = self._tracing_at_line("iterate over")
+        builder = self._tracing()
         if builder is None:
             return iter(looked(self))
         dims = self._dims()
         if not dims or not isinstance(dims[0], int):
             self._refuse("iterate over", "its length is not known yet; index it, or use operations on whole axes")
         return iter([self[at] for at in range(dims[0])])
-
-    # What needs the numbers
-
-    def __bool__(self) -> bool:
-        return bool(self._number("take the truth of", "choose with telepatch.where(condition, a, b)"))
-
-    def __float__(self) -> float:
-        return float(self._number("make a float of", "keep computing with the value"))
-
-    def __int__(self) -> int:
-        return int(self._number("make an int of", "keep computing with the value"))
-
-    def __index__(self) -> int:
-        return operator.index(self._number("count with", "index values with it; Python's own lists need an int").item())
-
-    def __len__(self) -> int:
-        return len(self._number("take len() of", "use .shape[0], which may stand in operations and slices"))
-
-    def __contains__(self, item: Any) -> bool:
-        return looked(item) in self._number("look for something in", "use (value == item).any()")
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self._number("make an array of", "use operations on the value itself"), dtype=dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         return numpy_names.ufunc(ufunc, method, inputs, kwargs)
@@ -258,7 +226,7 @@ class Value(Arithmetic):
         if open_builder() is not None or not spec:
             return repr(self)
         found = self.numpy()
-        return format(found.item() if found.ndim == 0 else found, spec)
+        return format(found.item() if found.size == 1 else found, spec)
 
     def __repr__(self) -> str:
         if open_builder() is not None or self._name() is None or self._builder is None or self._builder.outcome is None:
@@ -300,9 +268,6 @@ class Value(Arithmetic):
             return builder
         return builder if builder is self._builder or builder.lab is self._builder.lab else None
 
-    def _tracing_at_line(self, what: str) -> Builder | None:
-        return self._tracing()
-
     def _name(self) -> str | None:
         return None if self._builder is None or self._ref is None else self._builder.name_of(f"${self._ref}")
 
@@ -314,7 +279,9 @@ class Value(Arithmetic):
             NotSaved: it was not saved.
         """
         builder = self._builder
-        if builder is None or builder is open_builder():
+        if builder is None:
+            raise TraceError(f"{self._spelled()} is a place in the model; read and save it inside a trace")
+        if builder is open_builder():
             raise TraceError("nothing has run yet inside the block; look at saved values after it")
         if builder.failure is not None:
             raise TraceError(f"the trace of this value was never submitted: {builder.failure}")
@@ -361,13 +328,6 @@ class Value(Arithmetic):
         return method
 
     @points_home
-    def _number(self, what: str, instead: str) -> Array:
-        """The numbers, for what Python does with numbers; refused inside a block, where there are none."""
-        if self._tracing() is not None:
-            self._refuse(what, instead)
-        return self.numpy()
-
-    @points_home
     def _refuse(self, what: str, instead: str) -> NoReturn:
         raise TraceError(f"cannot {what} a value inside a trace, where nothing has run yet; {instead}")
 
@@ -396,4 +356,5 @@ class Value(Arithmetic):
 
     def _sketch(self) -> str:
         where = f" at {self._place.short}" if self._place is not None else ""
-        return f"<value {self._ref or 'unread'}: {self._meta}{where}>"
+        unsaved = ", not saved" if self._builder is not None and self._builder.finished and not self._name() else ""
+        return f"<value {self._ref or 'unread'}: {self._meta}{where}{unsaved}>"

@@ -37,6 +37,7 @@ class Gateway:
         broken_posts: so many submissions are answered with 503, after having been taken.
         cut_streams: so many streams of events end after their first event.
         no_streams: events are not served at all.
+        bad_ids: unknown jobs are refused for their ids.
         inline: whether results ride in events.
         hold: jobs complete when it is set.
         door: submissions are answered when it is set.
@@ -49,6 +50,7 @@ class Gateway:
     cut_streams: int = 0
     no_streams: bool = False
     inline: bool = True
+    bad_ids: bool = False
     hold: threading.Event = field(default_factory=threading.Event)
     slow_posts_s: float = 0.0
     door: threading.Event = field(default_factory=threading.Event)
@@ -124,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
         elif self.path.startswith("/v1/jobs/") and self.path.rpartition("/")[2] in gateway.jobs:
             self.say(self.status(self.path.rpartition("/")[2]))
+        elif gateway.bad_ids and self.path.startswith("/v1/jobs/"):
+            self.refuse(422, "bad_argument", "the job id is no UUID")
         else:
             self.refuse(404, "not_found", f"there is no {self.path}")
 

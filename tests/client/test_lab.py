@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 import telepatch
+from telepatch import courier
 from telepatch.lab import Lab
 from telepatch_protocol.errors import (
     BadArgument,
@@ -80,6 +83,55 @@ def test_torch_gets_tensors(lab: Lab, gateway: Any) -> None:
     value = one(lab)
     assert torch.equal(value.torch(), torch.ones(1, 3))
     assert torch.equal(torch.exp(value), torch.exp(torch.ones(1, 3)))
+    assert torch.equal(torch.tensor(value), torch.ones(1, 3))
+
+
+def test_values_and_tensors_meet_in_operators_as_tensors(lab: Lab) -> None:
+    torch = pytest.importorskip("torch")
+    value, three = one(lab), torch.full((3,), 3.0)
+    assert torch.equal(value + three, torch.full((1, 3), 4.0))
+    assert torch.equal(three - value, torch.full((1, 3), 2.0))
+    assert torch.equal(value @ three, torch.tensor([9.0]))
+
+
+def test_one_number_is_a_number_whatever_its_shape(lab: Lab, gateway: Any) -> None:
+    gateway.answer = lambda job, document: {name: np.full((1,), 2.5, np.float32) for name in document["saves"]}
+    value = one(lab)
+    assert (float(value), int(value), round(value, 1), f"{value:.3f}") == (2.5, 2, 2.5, "2.500")
+    assert value.double().dtype == np.float64
+
+
+def test_several_numbers_are_no_float(lab: Lab) -> None:
+    with pytest.raises(BadArgument, match=r"make a float of 3 numbers, shape \(1, 3\)") as caught:
+        float(one(lab))
+    assert caught.value.line == line() - 1
+
+
+def test_values_are_copied_as_themselves_and_pickled_as_their_numbers(lab: Lab, gateway: Any) -> None:
+    value = one(lab)
+    assert copy.deepcopy({"kept": value})["kept"] is value
+    assert copy.copy(value) is value
+    sent = pickle.dumps(value)
+    assert b"telepatch" not in sent
+    assert b"numpy" in sent
+
+
+def test_connections_and_models_do_not_travel(lab: Lab) -> None:
+    for thing in (lab, lab.model("tiny")):
+        with pytest.raises(TraceError, match="connect there"):
+            pickle.dumps(thing)
+
+
+def test_awaiting_inside_a_block_points_at_its_own_line(lab: Lab) -> None:
+    async def main() -> int:
+        async with lab.model("tiny").trace("x") as t:
+            value = t._builder and lab.model("tiny").lm_head.output.save()
+            await value
+        return 0
+
+    with pytest.raises(TraceError, match="nothing has run yet") as caught:
+        asyncio.run(main())
+    assert caught.value.line == main.__code__.co_firstlineno + 3
 
 
 def test_leaving_a_block_does_not_wait(lab: Lab, gateway: Any) -> None:
@@ -217,6 +269,57 @@ def test_failures_that_nobody_looked_at_are_told_when_the_lab_closes(
     assert "test_lab.py" in caplog.text
 
 
+def test_a_failure_on_its_way_when_the_lab_closes_is_told(gateway: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def slowly(job: str, document: dict[str, Any]) -> dict[str, Any]:
+        gateway.happen("running", job, {})
+        time.sleep(0.6)
+        return {"code": "execution_error", "detail": "broke late"}
+
+    gateway.answer = slowly
+    lab = telepatch.connect(gateway.url, progress=False)
+    one(lab)
+    with caplog.at_level(logging.WARNING, "telepatch"):
+        lab.close()
+    assert "broke late" in caplog.text
+
+
+def test_closing_does_not_wait_for_what_waits_in_line(gateway: Any) -> None:
+    gateway.hold.clear()
+    lab = telepatch.connect(gateway.url, progress=False)
+    one(lab)
+    begun = time.monotonic()
+    lab.close()
+    assert time.monotonic() - begun < 1.5
+    gateway.hold.set()
+
+
+def test_a_gateway_that_stays_away_is_given_up(
+    card: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(courier, "LOST_S", 1.0)
+    module = sys.modules["client_gateway"]
+    gateway = module.Gateway(card)
+    gateway.hold.clear()
+    with module.serving(gateway) as url:
+        lab = telepatch.connect(url)
+        value = one(lab)
+        lab.flush()
+    with pytest.raises(ConnectionFailed, match="given up after 1 s") as caught:
+        value.numpy()
+    assert caught.value.file == __file__
+    assert "the gateway does not answer; trying again" in capsys.readouterr().err
+    lab.close()
+    assert not caplog.records
+    gateway.hold.set()
+
+
+def test_a_job_that_cannot_be_asked_for_is_an_error_at_once(lab: Lab, gateway: Any) -> None:
+    gateway.bad_ids = True
+    with pytest.raises(BadArgument, match="the job id is") as caught:
+        lab.result("nonsense")
+    assert caught.value.line == line() - 1
+
+
 def test_a_submission_is_repeated_until_it_is_answered(lab: Lab, gateway: Any) -> None:
     gateway.broken_posts = 2
     assert one(lab).numpy().shape == (1, 3)
@@ -269,6 +372,16 @@ def test_nothing_that_listens_is_one_clear_error() -> None:
         assert caught.value.line == line() - 1
 
 
+def test_a_bad_address_or_key_points_at_connect(gateway: Any) -> None:
+    with pytest.raises(BadArgument, match="no address") as address:
+        telepatch.connect("localhost:8000")
+    assert address.value.line == line() - 1
+    with pytest.raises(BadArgument, match="beyond ASCII") as key:
+        telepatch.connect(gateway.url, api_key="sch\u00f6n")
+    assert key.value.line == line() - 1
+    assert "sch" not in str(key.value)
+
+
 def test_an_unknown_model_is_not_found(lab: Lab) -> None:
     with pytest.raises(NotFound):
         lab.model("other")
@@ -302,6 +415,8 @@ def test_a_job_is_cancelled(lab: Lab, gateway: Any) -> None:
 
 def test_tokens_and_texts(lab: Lab) -> None:
     model = lab.model("tiny")
+    assert model.decode([np.int64(104), np.int64(105)]) == model.decode(np.array([104, 105])) == "hi"
+    assert model.decode([np.array([104]), [105]]) == ["h", "i"]
     assert model.tokenize("ab").ids == (97, 98)
     assert model.tokenize("abc").find("c") == 2
     assert [len(row) for row in model.tokenize(["a", "bc"])] == [1, 2]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from telepatch.model import Model
+from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported, ShapeError, TraceError, UnknownSite
 from telepatch_protocol.graph import Get, Module, Set
 
@@ -157,3 +158,64 @@ def test_later_parts_of_the_language_refuse_by_name(model: Model, name: str) -> 
 def test_a_card_without_a_connection_says_so(model: Model) -> None:
     with pytest.raises(TraceError, match="lab"):
         model.tokenize("x")
+
+
+def test_a_place_of_another_model_is_refused(model: Model, card: ModelCard) -> None:
+    other = Model(card.model_copy(update={"id": "other"}))
+    with model.trace("x"):
+        for use in (
+            lambda: other.blocks[0].resid_post,
+            lambda: other.lm_head.weight,
+            lambda: other.lm_head(np.ones(8, np.float32)),
+        ):
+            with pytest.raises(TraceError, match=r"'other', and the trace that is open .* is of 'tiny'") as caught:
+                use()
+            assert caught.value.line == use.__code__.co_firstlineno
+        model.lm_head.output.save()
+
+
+def test_a_slice_of_modules_says_how_to_go_on(model: Model) -> None:
+    with pytest.raises(UnknownSite, match=r"\[:\].resid_post\[1:3\]"):
+        model.blocks[1:3].resid_post  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_standard_names_are_drawn_wherever_they_lead(model: Model) -> None:
+    drawn = str(model)
+    assert "layers: ModuleList   = blocks" in drawn
+    assert "= blocks.*.attn" in drawn
+    assert "= unembed" in drawn
+
+
+def test_a_module_applied_outside_a_trace_is_named_by_its_path(model: Model) -> None:
+    with pytest.raises(TraceError, match=r"^[^\n]*model.blocks\[1\] is applied to values inside") as caught:
+        model.blocks[1](np.ones(8, np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_a_module_are_listed_once(model: Model) -> None:
+    with pytest.raises(UnknownSite) as caught:
+        model.blocks[1].nothing  # noqa: B018
+    listed = caught.value.detail.partition("it has: ")[2].split(", ")
+    assert len(listed) == len(set(listed))
+
+
+def test_a_list_of_modules_has_no_output_of_its_own(model: Model) -> None:
+    with model.trace("x"):
+        with pytest.raises(UnknownSite, match=r"model.blocks\[0\].output, or all, model.blocks\[:\].output") as caught:
+            model.blocks.output  # noqa: B018
+        assert caught.value.line == line() - 1
+        with pytest.raises(UnknownSite, match="does not fire itself"):
+            model.model.output = 0
+        model.lm_head.output.save()
+
+
+def test_a_place_looked_at_outside_a_trace_says_that_it_is_one(model: Model) -> None:
+    with pytest.raises(TraceError, match=r"model.lm_head.param\['weight'\] is a place in the model"):
+        model.lm_head.weight.numpy()
+
+
+def test_what_is_no_text_and_no_token_is_refused_before_it_is_sent(model: Model) -> None:
+    with pytest.raises(BadArgument, match="a text or a list of texts; found 3"):
+        model.tokenize(3)  # type: ignore[arg-type]
+    with pytest.raises(BadArgument, match="found 'abc'"):
+        model.decode("abc")

@@ -172,6 +172,14 @@ def test_a_circle_is_refused_at_the_line_of_the_write(model: Model) -> None:
             model.blocks[0].resid_post[:, -1] = late
             model.lm_head.output.save()
     assert (caught.value.file, caught.value.line) == (__file__, wrote)
+    assert f"(test_trace.py:{wrote})" in caught.value.detail
+    assert f"(test_trace.py:{wrote - 2})" in caught.value.detail
+
+
+def test_a_stack_that_would_feed_its_own_modules_is_answered_with_a_loop(model: Model) -> None:
+    with pytest.raises(CausalLoop, match="write a loop over them"), model.trace("x"):
+        model.blocks[:].resid_post *= 0.5
+        model.lm_head.output.save()
 
 
 def test_a_write_that_nothing_sees_is_warned_of_at_its_line(model: Model) -> None:

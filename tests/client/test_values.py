@@ -371,3 +371,110 @@ def test_repr_never_waits_inside_a_block(model: Model) -> None:
         assert "float32 (1, 8)" in repr(a)
         assert "float32 (1, 8)" in f"{a}"
         assert "test_values.py" in str(a)
+
+
+@pytest.mark.parametrize("wrong", [lambda a: a & 1, lambda a: a | a, lambda a: ~a, lambda a: np.array([1, 2]) ^ a])
+def test_operators_on_bits_are_refused_for_numbers(model: Model, wrong: Any) -> None:
+    with model.trace("x"):
+        ids = model.lm_head.output.argmax(-1).save()
+        with pytest.raises(DtypeError, match="joins masks of booleans; found int64") as caught:
+            wrong(ids)
+    assert caught.value.line == wrong.__code__.co_firstlineno
+
+
+def test_masks_of_numpy_and_pytorch_join_masks(model: Model) -> None:
+    torch = pytest.importorskip("torch")
+    with model.trace("x") as t:
+        positive = model.lm_head.output[0, -1] > 0
+        (np.ones(50, bool) & positive & torch.ones(50, dtype=torch.bool)).save()
+    assert [name for name, *_ in calls(t.graph)] == ["gt", "logical_and", "logical_and"]
+
+
+def test_unknown_operations_point_at_the_line_that_names_them(model: Model) -> None:
+    def helper(value: Any, module: Any) -> Any:
+        return module.softmx(value)
+
+    for module in (telepatch, telepatch.ops):
+        with pytest.raises(UnknownOperation, match="nearest: softmax") as caught, model.trace("x"):
+            helper(model.lm_head.output, module)
+        assert caught.value.line == helper.__code__.co_firstlineno + 1
+
+
+def test_values_are_split_along_known_axes(model: Model) -> None:
+    with model.trace("x") as t:
+        h = model.blocks[0].resid_post
+        query, key, value = h.split([2, 2, 4], dim=-1)
+        assert [part.shape[-1] for part in (query, key, value)] == [2, 2, 4]
+        assert [part.shape[-1] for part in h.split(3, -1)] == [3, 3, 2]
+        assert [part.shape[-1] for part in h.chunk(2, dim=-1)] == [4, 4]
+        with pytest.raises(ShapeError, match="do not make up axis -1, which has size 8"):
+            h.split([2, 2], dim=-1)
+        with pytest.raises(ShapeError, match="one piece or more"):
+            h.chunk(0, dim=-1)
+        with pytest.raises(TraceError, match="not known yet"):
+            h.split(1, dim=1)
+        key.save()
+    kept = t.graph.saves["s0"].removeprefix("$")
+    index = next(node.index for node in t.graph.nodes if node.id == kept)  # type: ignore[union-attr]
+    ends = [t.graph.constants[end.removeprefix("$")] for end in str(index[-1]).split(":")]  # type: ignore[index]
+    assert ends == [2, 4]
+
+
+def test_arange_of_one_number_begins_at_zero(model: Model) -> None:
+    with model.trace("x") as t:
+        telepatch.arange(model.blocks[0].resid_post.shape[1]).save()
+    assert [(name, *args) for name, *args in calls(t.graph)][-1][:2] == ("arange", 0)
+
+
+def test_numpy_names_of_axes_suit_operations_with_one_and_with_several(model: Model) -> None:
+    with model.trace("x") as t:
+        np.flip(np.cumsum(model.blocks[0].resid_post, axis=1), axis=1).save()
+    assert [kwargs for *_, kwargs in calls(t.graph)] == [{"dim": 1}, {"dims": [1]}]
+
+
+def test_tensors_of_pytorch_are_not_changed_in_place_by_values(model: Model) -> None:
+    torch = pytest.importorskip("torch")
+    with model.trace("x"):
+        value = model.lm_head.output[0, -1].save()
+        with pytest.raises(TraceError, match="a = a \\+ value"):
+            torch.ones(50).add_(value)
+        with pytest.raises(TraceError, match="a = a \\+ value"):
+            kept = torch.ones(50)
+            kept += value
+
+
+def test_a_value_that_was_not_saved_shows_it(model: Model) -> None:
+    with model.trace("x"):
+        kept = model.blocks[0].resid_post[:, -1]
+        model.lm_head.output.save()
+        assert "not saved" not in repr(kept)
+    assert "not saved" in repr(kept)
+
+
+def test_numpy_functions_keep_numpys_meaning_where_pytorch_means_something_else(model: Model) -> None:
+    with model.trace("x") as t:
+        h = model.blocks[0].resid_post[0]
+        assert np.sort(h, axis=-1).shape == h.shape
+        np.std(h, axis=-1)
+        np.var(h, axis=-1, ddof=1)
+        np.repeat(h[:, 0], 3).save()
+    given = [str(kwargs["correction"]).removeprefix("$") for *_, kwargs in calls(t.graph) if "correction" in kwargs]
+    assert [t.graph.constants[ref] for ref in given] == [0, 1]
+    assert calls(t.graph)[-1][0] == "repeat_interleave"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda a: np.sum(a, where=np.ones(8, bool)),
+        lambda a: np.sum(a, initial=3),
+        lambda a: np.median(a, axis=-1),
+        lambda a: np.linalg.norm(a, 2),
+    ],
+)
+def test_arguments_of_numpy_that_would_be_lost_are_refused(model: Model, wrong: Any) -> None:
+    with model.trace("x"):
+        h = model.blocks[0].resid_post.save()
+        with pytest.raises((BadArgument, UnknownOperation)) as caught:
+            wrong(h)
+    assert caught.value.line == wrong.__code__.co_firstlineno

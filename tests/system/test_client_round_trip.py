@@ -207,3 +207,54 @@ def test_models_and_unknown_names(lab: Lab) -> None:
     with pytest.raises(BadArgument, match="tokens"):
         model.token(" Mary")
     assert model.token("M") == ord("M")
+
+
+def test_attention_rebuilt_from_its_projections_is_the_models_own(lab: Lab) -> None:
+    model = lab.model("gpt2-random")
+    attn = model.transformer.h[1].attn
+    heads, width = 4, 12
+    with model.trace(PROMPT):
+        query, key, value = (
+            part.unflatten(-1, (heads, width)).transpose(1, 2) for part in attn.c_attn.output.split(48, dim=-1)
+        )
+        scores = query @ key.transpose(-1, -2) / width**0.5
+        at = telepatch.arange(scores.shape[-1])
+        hidden = ~(at[:, None] >= at)
+        pattern = scores.masked_fill(hidden, -np.inf).softmax(-1)
+        rebuilt = (pattern @ value).transpose(1, 2).flatten(2).save()
+        own = attn.c_proj.input.save()
+    assert np.allclose(rebuilt, own, atol=1e-5)
+
+
+def test_a_failure_on_the_worker_is_told_when_nobody_looks(service_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    lab = telepatch.connect(service_url, progress=False)
+    model = lab.model("gpt2-random")
+    with model.trace("abc"):
+        square = model.blocks[0].resid_post[0, :2, :2] * 0
+        where = line() + 1
+        telepatch.solve(square, square).save()
+    with caplog.at_level("WARNING", "telepatch"):
+        lab.close()
+    assert "singular" in caplog.text
+    assert f"{__file__}:{where}" in caplog.text
+
+
+def test_numpys_functions_mean_in_a_block_what_they_mean_outside(lab: Lab) -> None:
+    def computed(h: Any) -> dict[str, Any]:
+        return {
+            "std": np.std(h, axis=-1),
+            "var": np.var(h, axis=-1, ddof=1),
+            "sort": np.sort(h, axis=-1),
+            "repeat": np.repeat(h[0, 0], 2),
+            "flip": np.flip(h, axis=1),
+            "norm": np.linalg.norm(h, axis=-1),
+            "mean": np.mean(h, axis=(0, 1)),
+        }
+
+    model = lab.model("gpt2-random")
+    with model.trace(PROMPT):
+        h = model.blocks[1].resid_post.save()
+        inside = {name: value.save() for name, value in computed(h).items()}
+    outside = computed(h.numpy())
+    for name, value in telepatch.gather(inside).items():
+        assert np.allclose(value, outside[name], atol=1e-5), name

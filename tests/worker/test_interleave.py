@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -212,3 +214,8 @@ def test_idle_controllers_leave_plain_forwards_and_hooks_as_they_are(model):
     assert torch.equal(model.module(IDS)["x"], IDS + 3)
     handle.remove()
     assert len(seen) == 2
+
+
+def test_nnsights_mount_on_every_object_is_taken_back() -> None:
+    code = "import telepatch_worker.interleave, anyio.abc; anyio.abc.SocketAttribute; assert not hasattr(1, 'save')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from nnsight import _c
 from nnsight.intervention import batching, interleaver
 from nnsight.intervention.envoy import Envoy
 from torch import nn
@@ -25,6 +26,9 @@ from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 
 _ROOT = "model"
+
+if _c.unmount is not None and hasattr(object, "save"):
+    _c.unmount("save")  # importing nnsight adds `save` to every object there is, which breaks other libraries (anyio)
 
 
 @dataclass(frozen=True, slots=True)
