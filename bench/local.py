@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from telepatch_worker.settings import Settings
 
 from telepatch_protocol.graph import Graph
 from telepatch_worker.cards import read_card
 from telepatch_worker.engine import Engine, Task
 from telepatch_worker.load import load
+from telepatch_worker.settings import Settings
 
 POSITIONS = 16
 

@@ -100,6 +100,17 @@ class Remote:
 
         return run
 
+    def small_trace(self) -> Callable[[], None]:
+        """Zero an MLP position, save one number of the last logits, look at it."""
+
+        def run() -> None:
+            with self.model.trace() as t, t.invoke(ids=self.ids):
+                self.model.blocks[3].mlp.output[:, -1] = 0
+                largest = self.model.unembed.output[:, -1].amax().save()
+            largest.item()
+
+        return run
+
     def bytes_of(self, run: Callable[[], None]) -> tuple[int, int]:
         """Bytes up and down of one round."""
         before = self.counter.up, self.counter.down

@@ -164,7 +164,7 @@ CASES: dict[str, list[Case]] = {
         case(X, 2, 1, expected=X[:, [0, 0, 1, 1, 2, 2]]),
         case(Y, 2, expected=torch.stack([Y.flatten()] * 2, 1).flatten()),
     ],
-    "flip": [case(X, [0, -1], expected=X.flip(0).flip(2))],
+    "flip": [case(X, [0, -1], expected=X.flip(0).flip(2)), case(X, 1, expected=X.flip(1))],
     "roll": [
         case(X, 1, 2, expected=X[..., [3, 0, 1, 2]]),
         case(X, [1, -1], [0, 1], expected=X.roll(1, 0).roll(-1, 1)),

@@ -102,6 +102,11 @@ def _reduction(function: Callable[..., Any]) -> Kernel:
     return kernel
 
 
+def _over_axes(function: Callable[[Tensor, list[int]], Tensor]) -> Kernel:
+    """A function over several axes; one alone may be given without a list."""
+    return lambda input, dims: function(input, list(dims) if isinstance(dims, list | tuple) else [dims])
+
+
 def _unary(function: Callable[[Tensor], Tensor]) -> Kernel:
     return lambda input: function(input)
 
@@ -267,13 +272,15 @@ KERNELS: dict[str, Kernel] = {
             *(torch.count_nonzero, torch.cumsum, torch.cumprod, torch.topk, torch.nan_to_num),
             *(torch.softmax, torch.log_softmax, functional.gelu, functional.softplus, functional.layer_norm),
             *(functional.rms_norm, functional.normalize, torch.reshape, torch.flatten, torch.unflatten),
-            *(torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze, torch.repeat_interleave, torch.flip),
+            *(torch.transpose, torch.squeeze, torch.unsqueeze, torch.repeat_interleave),
             *(torch.roll, torch.take_along_dim, torch.nonzero, torch.diagonal, torch.tril, torch.triu, torch.matmul),
             *(functional.linear, torch.outer, functional.mse_loss, functional.binary_cross_entropy_with_logits),
             *(torch.cosine_similarity, torch.zeros, torch.ones, torch.zeros_like, torch.ones_like, torch.full_like),
             *(torch.linspace,),
         )
     },
+    "flip": _over_axes(torch.flip),
+    "permute": _over_axes(torch.permute),
     "pow": lambda input, exponent: operator.pow(input, exponent),
     "remainder": lambda input, other: operator.mod(input, other),
     "maximum": _both_tensors(torch.maximum),
