@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from telepatch_broker.connection import connect
+from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
 
-PREFIX = "TELEPATCH_"
-OWN = "TELEPATCH_GATEWAY_"
-"""Names that begin so are ours alone, except for `_OTHERS`; one that we do not know is a mistake."""
 
-_SECRET = ("worker_token", "redis_url")
-
-_OTHERS = frozenset({"TELEPATCH_GATEWAY_URL"})
-
-
-class Settings(BaseModel):
+class Settings(Variables):
     """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
 
     Attributes:
@@ -47,7 +39,9 @@ class Settings(BaseModel):
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    OWN: ClassVar[str] = "TELEPATCH_GATEWAY_"
+    OTHERS: ClassVar[frozenset[str]] = frozenset({"TELEPATCH_GATEWAY_URL"})
+    SECRET: ClassVar[frozenset[str]] = frozenset({"worker_token", "redis_url"})
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -102,14 +96,7 @@ class Settings(BaseModel):
             >>> Settings.from_environment({"TELEPATCH_PORT": "9000"}).port
             9000
         """
-        found = os.environ if environment is None else environment
-        names = {PREFIX + field.upper(): field for field in cls.model_fields}
-        _refuse_unknown(found, names)
-        given = {field: found[name] for name, field in names.items() if found.get(name)}
-        try:
-            return cls.model_validate(given | overrides)
-        except ValidationError as error:
-            raise BadArgument(_explain(error, names)) from None
+        return cls.read(os.environ if environment is None else environment, overrides)
 
 
 def is_loopback(host: str) -> bool:
@@ -118,21 +105,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _refuse_unknown(found: Mapping[str, str], names: Mapping[str, str]) -> None:
-    for name in found:
-        if name.startswith(OWN) and name not in names and name not in _OTHERS:
-            near = difflib.get_close_matches(name, names, n=1)
-            known = ", ".join(sorted(one for one in names if one.startswith(OWN)))
-            hint = f"did you mean {near[0]}?" if near else f"known: {known}"
-            raise BadArgument(f"the environment has {name}, which is no setting; {hint}")
-
-
-def _explain(error: ValidationError, names: Mapping[str, str]) -> str:
-    """The first value that cannot be; secrets are not repeated."""
-    variables = {field: name for name, field in names.items()}
-    first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0]) if first["loc"] else "settings"
-    found = "" if field in _SECRET else f"; found {first.get('input')!r}"
-    return f"{variables.get(field, field)}: {first['msg'].removeprefix('Value error, ')}{found}"

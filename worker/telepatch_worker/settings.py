@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from telepatch_protocol.errors import BadArgument
-
-PREFIX = "TELEPATCH_"
-OWN = "TELEPATCH_WORKER_"
-"""Names that begin so are a worker's; one that we do not know is a mistake."""
+from telepatch_protocol.environment import Variables
 
 
-class Settings(BaseModel):
+class Settings(Variables):
     """What a worker is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
 
     Attributes:
@@ -42,7 +37,8 @@ class Settings(BaseModel):
         worker_stop_seconds: how long the batch in hand may go on once the worker is asked to end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    OWN: ClassVar[str] = "TELEPATCH_WORKER_"
+    SECRET: ClassVar[frozenset[str]] = frozenset({"worker_token", "redis_url"})
 
     model: str | None = None
     models: Path = Path("models")
@@ -98,30 +94,4 @@ class Settings(BaseModel):
             >>> Settings.from_environment({"TELEPATCH_MODEL": "gpt2-random"}).model
             'gpt2-random'
         """
-        found = os.environ if environment is None else environment
-        names = {PREFIX + field.upper(): field for field in cls.model_fields}
-        _refuse_unknown(found, names)
-        given = {field: found[name] for name, field in names.items() if found.get(name)}
-        try:
-            return cls.model_validate(given | overrides)
-        except ValidationError as error:
-            raise BadArgument(_explain(error)) from None
-
-
-def _refuse_unknown(found: Mapping[str, str], names: Mapping[str, str]) -> None:
-    for name in found:
-        if name.startswith(OWN) and name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            known = ", ".join(sorted(one for one in names if one.startswith(OWN)))
-            hint = f"did you mean {near[0]}?" if near else f"known: {known}"
-            raise BadArgument(f"the environment has {name}, which is no setting; {hint}")
-
-
-def _explain(error: ValidationError) -> str:
-    """The first value that cannot be; secrets are not repeated."""
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ")
-    field = str(first["loc"][0])
-    found = "" if field == "worker_token" else f"; found {first.get('input')!r}"
-    return f"{PREFIX}{field.upper()}: {first['msg']}{found}"
+        return cls.read(os.environ if environment is None else environment, overrides)
