@@ -176,7 +176,9 @@ class Checker:
         if node.invoke is None and len(self.inputs) == 1:
             return next(iter(self.inputs))
         if node.invoke is None:
-            raise BadArgument(f"site '{node.site}' needs an invoke; there are: {', '.join(self.inputs) or 'none'}")
+            raise BadArgument(
+                f"site '{self.site(node.site)}' needs an invoke; there are: {', '.join(self.inputs) or 'none'}"
+            )
         if node.invoke not in self.inputs:
             raise UnknownName(f"there is no invoke '{node.invoke}'; there are: {', '.join(self.inputs) or 'none'}")
         return node.invoke
@@ -280,12 +282,12 @@ class Checker:
         found = self.places[node.id][0]
         if found.place.port == "param":
             raise BadArgument(
-                f"'{node.site}' is a weight, and weights never change; write what the module returns instead, "
+                f"'{self.site(node.site)}' is a weight, and weights never change; write what the module returns instead, "
                 f"such as '{self.site(node.site).path}:output'"
             )
         if found.leaf.engine:
             raise BadArgument(
-                f"'{node.site}' belongs to the engine (masks, positions, tables, caches): it can only be read"
+                f"'{self.site(node.site)}' belongs to the engine (masks, positions, tables, caches): it can only be read"
             )
         if self.site(node.site).starred and node.index is not None:
             starred_index(self.index(node.index))

@@ -66,7 +66,7 @@ class TelepatchError(Exception):
         node: id of the node of the graph it concerns, if one does.
         file: the author's file, where known.
         line: the line in that file, counted from 1.
-        parent: id of another job that is the cause, if one is.
+        parent: id of what causes it, if it is elsewhere: another job, or in a causal loop another node.
     """
 
     def __init__(
