@@ -279,17 +279,15 @@ class Checker:
 
     def _set(self, node: Set) -> Meta:
         whole = self._at_site(node)
-        found = self.places[node.id][0]
+        site, found = self.site(node.site), self.places[node.id][0]
         if found.place.port == "param":
             raise BadArgument(
-                f"'{self.site(node.site)}' is a weight, and weights never change; write what the module returns instead, "
-                f"such as '{self.site(node.site).path}:output'"
+                f"'{site}' is a weight, and weights never change; write what the module returns instead, "
+                f"such as '{site.path}:output'"
             )
         if found.leaf.engine:
-            raise BadArgument(
-                f"'{self.site(node.site)}' belongs to the engine (masks, positions, tables, caches): it can only be read"
-            )
-        if self.site(node.site).starred and node.index is not None:
+            raise BadArgument(f"'{site}' belongs to the engine (masks, positions, tables, caches): it can only be read")
+        if site.starred and node.index is not None:
             starred_index(self.index(node.index))
         region = whole if node.index is None else index_meta(whole, self.index(node.index), self._what(node))
         value = self.written(node.value)
