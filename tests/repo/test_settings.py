@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import telepatch_worker.settings
 from pydantic import BaseModel, TypeAdapter
 
 import telepatch.settings
 import telepatch_server.settings
+import telepatch_worker.settings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = dict(re.findall(r"^#?(TELEPATCH_[A-Z_]+)=(.*)$", (ROOT / "deploy" / "env.example").read_text(), re.M))
