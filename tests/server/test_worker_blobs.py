@@ -83,12 +83,11 @@ def test_every_event_loop_of_a_worker_reaches_the_gateway(url: str) -> None:
 
 
 def test_a_process_that_serves_a_model_reaches_the_gateway(url: str) -> None:
-    """There, nnsight gives every object a new attribute, which libraries of connections may not survive."""
+    """Importing nnsight gives every object a new attribute, which anyio does not survive unless it is taken back."""
     program = f"""
 import asyncio
 import telepatch_worker.service
 from telepatch_broker.gateway_blobs import GatewayBlobs
-assert hasattr(object(), "save"), "this test is about nothing any more"
 asyncio.run(GatewayBlobs({url!r}, {TOKEN!r}).put("one", b"data"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -190,7 +190,7 @@ def test_a_part_that_dies_ends_the_others_and_is_named(tmp_path, part):
 
 def test_a_model_without_a_card_ends_it_with_the_names_that_there_are(tmp_path):
     told = telepatch("up", "--model", "gpt2-radnom", "--port", "0", "--home", str(tmp_path))
-    assert told.returncode == 1
+    assert told.returncode == 2
     assert "worker gpt2-radnom ended with exit code 2" in told.stderr
     assert MODEL in told.stderr
 
