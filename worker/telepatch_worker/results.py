@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import safetensors
-import safetensors.torch
 import torch
+from safetensors.torch import load as read
+from safetensors.torch import save as write
 
 from telepatch_protocol.errors import ProtocolError
 from telepatch_protocol.jobs import SavedMeta
@@ -24,7 +25,7 @@ def encode(tensors: Mapping[str, torch.Tensor]) -> bytes:
         if tensor.data_ptr() in seen:  # the format has no sharing
             ready[name] = tensor.clone()
         seen.add(tensor.data_ptr())
-    return safetensors.torch.save(ready)
+    return write(ready)
 
 
 def decode(data: bytes) -> dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def decode(data: bytes) -> dict[str, torch.Tensor]:
     if not data:
         return {}
     try:
-        return safetensors.torch.load(data)
+        return read(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ProtocolError(f"the attached tensors are no safetensors file: {error}") from None
 
