@@ -113,7 +113,7 @@ def _until_ready(
     begun, shown = time.time(), ""
     while not ending():
         _none_ended(children)
-        models = asyncio.run(_overview(redis_url))
+        models = asyncio.run(overview(redis_url, plan.models))
         serving = sum(worker.started >= begun - 5 for model in models for worker in model.workers)
         if serving >= len(plan.models) and _answers(f"{url}/readyz"):
             return True
@@ -153,10 +153,16 @@ def _readable(line: str) -> str:
     return str(record.get("event", line)) if isinstance(record, dict) else line
 
 
-async def _overview(redis_url: str) -> list[ModelOverview]:
+async def overview(redis_url: str, wanted: tuple[str, ...]) -> list[ModelOverview]:
+    """The models that are served, and those that are wanted and still being loaded for the first time."""
     redis = connect(redis_url)
+    registry = Registry(redis)
     try:
-        return await Registry(redis).overview()
+        known = await registry.overview()
+        names = {Path(model).stem if model.endswith(".toml") else model for model in wanted}
+        missing = sorted(names - {model.id for model in known})
+        loading = {name: tuple(await registry.loading(name)) for name in missing}
+        return known + [ModelOverview(id=name, workers=(), queued=0, loading=parts) for name, parts in loading.items()]
     finally:
         await redis.aclose()
 

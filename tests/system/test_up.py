@@ -17,7 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from telepatch_broker.connection import connect
+from telepatch_broker.registry import LoadProgress, Registry
 from telepatch_protocol.tensors import decode
+from telepatch_server.up import overview
 
 READY_S = 120
 MODEL = "gpt2-random"
@@ -233,3 +236,12 @@ def test_the_demo_runs_its_studies_against_a_service_and_lists_what_they_wrote(s
     assert told.returncode == 0, told.stderr
     assert told.stdout.count(f"at {service.url}") == 2
     assert all(str(out / f"{name}.png") in told.stdout for name in ("logit_lens", "activation_patching"))
+
+
+async def test_a_model_that_is_loaded_for_the_first_time_is_shown_with_its_stage(redis_url):
+    client = connect(redis_url)
+    await Registry(client).progress("fresh", "w1", LoadProgress(worker="w1", stage="convert", done=30, total=100))
+    await client.aclose()
+    (found,) = await overview(redis_url, ("models/fresh.toml",))
+    assert (found.id, found.workers) == ("fresh", ())
+    assert [(part.stage, part.done) for part in found.loading] == [("convert", 30)]
