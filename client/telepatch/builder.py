@@ -127,7 +127,7 @@ class Builder:
     def add_invoke(self, **form: Any) -> Invoke:
         """One more input of the run."""
         invoke = Invoke(id=f"x{len(self.invokes)}", **form)
-        self.checker.run(Run(id=RUN, invokes=(invoke,)), {})
+        self.checker.run(Run(id=RUN, invokes=(invoke,)))
         self.invokes.append(invoke)
         return invoke
 

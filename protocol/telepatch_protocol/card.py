@@ -88,6 +88,7 @@ class Limits(Frozen):
     max_seconds: float = 120.0
     max_nodes: int = 20_000
     max_passes: int = 32
+    max_elements: int = 100_000
 
 
 class Aliases(Frozen):

@@ -10,21 +10,33 @@ which it depends itself is never obtained, and that is a causal loop.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from telepatch_protocol.errors import CausalLoop
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One read or write; `part` numbers the places of a starred site, `order` is the place's number in the forward."""
+    """One read or write.
+
+    Attributes:
+        node: id of the node.
+        invoke: id of the invoke.
+        order: the place's number in the forward.
+        writes: whether it is a write.
+        part: which of the places of a starred site.
+        tracked: whether gradients are asked of it, so that every forward of its invoke has to come by there.
+        again: whether it was read in an earlier forward already, and is only tracked in this one.
+    """
 
     node: str
     invoke: str
     order: int
     writes: bool
     part: int = 0
+    tracked: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +60,22 @@ class Schedule:
     unseen: tuple[str, ...]
 
 
-def schedule(events: Iterable[Event], needs: Mapping[str, Iterable[str]], *, together: bool = True) -> Schedule:
+def schedule(
+    events: Iterable[Event],
+    needs: Mapping[str, Iterable[str]],
+    *,
+    together: bool = True,
+    between: Collection[str] = (),
+    starts: Mapping[str, Collection[str]] | None = None,
+) -> Schedule:
     """Place every event in a forward.
 
     Args:
         events: all reads and writes, in document order.
         needs: for each node, the nodes whose values it uses; constants are left out.
         together: whether several invokes share a forward; if not, each forward holds one invoke.
+        between: nodes that happen only when no forward runs.
+        starts: for invokes whose input is computed, the nodes that give it.
 
     Returns:
         The forwards, in order.
@@ -62,11 +83,21 @@ def schedule(events: Iterable[Event], needs: Mapping[str, Iterable[str]], *, tog
     Raises:
         CausalLoop: a value depends on a write that it feeds.
     """
-    return _Scheduler(list(events), needs).run(together)
+    return _Scheduler(list(events), needs, between, starts or {}).run(together)
 
 
 class _Scheduler:
-    def __init__(self, events: list[Event], needs: Mapping[str, Iterable[str]]) -> None:
+    def __init__(
+        self,
+        events: list[Event],
+        needs: Mapping[str, Iterable[str]],
+        between: Collection[str],
+        starts: Mapping[str, Collection[str]],
+    ) -> None:
+        self.between = [node for node in needs if node in between]
+        self.waits = frozenset(between)
+        self.starts = starts
+        self.flying = False
         self.needs = {node: set(found) for node, found in needs.items()}
         self.users: dict[str, list[str]] = defaultdict(list)
         for node, found in self.needs.items():
@@ -92,10 +123,14 @@ class _Scheduler:
         passes: list[Pass] = []
         order = list(self.by_invoke)
         while waiting := [invoke for invoke in order if self._unread(invoke)]:
-            made = self._best_together(waiting) if together else self._best_alone(waiting)
+            begun = [invoke for invoke in waiting if self.ready.issuperset(self.starts.get(invoke, ()))]
+            made = self._best_together(begun) if together else self._best_alone(begun)
             if made is None:
                 raise self._loop(waiting)
             passes.append(made)
+            for node in self.between:
+                if not self.missing[node]:
+                    self._obtain(node)
         return Schedule(tuple(passes), self._unseen())
 
     def _unread(self, invoke: str) -> bool:
@@ -141,6 +176,13 @@ class _Scheduler:
         return True
 
     def _forward(self, invokes: list[str]) -> Pass | None:
+        self.flying = True
+        try:
+            return self._flown(invokes)
+        finally:
+            self.flying = False
+
+    def _flown(self, invokes: list[str]) -> Pass | None:
         self.held = set()
         queues = {invoke: deque(self.by_invoke[invoke]) for invoke in invokes}
         done: list[Event] = []
@@ -150,7 +192,7 @@ class _Scheduler:
         if not read_in:
             return None
         kept = [event for event in done if event.invoke in read_in]
-        last = {event.invoke: place for place, event in enumerate(kept) if not event.writes}
+        last = {event.invoke: place for place, event in enumerate(kept) if not event.writes and not event.again}
         kept = [event for place, event in enumerate(kept) if place <= last[event.invoke]]
         return Pass(tuple(invoke for invoke in invokes if invoke in read_in), tuple(kept))
 
@@ -169,7 +211,11 @@ class _Scheduler:
 
     def _step(self, event: Event, done: list[Event], read_in: set[str]) -> bool:
         """Make one event happen; false for a write that must wait. A read done, or not yet possible, is passed over."""
-        if not event.writes and (event.part not in self.reads_left[event.node] or self.missing.get(event.node)):
+        if not event.writes and event.part not in self.reads_left[event.node]:
+            if event.tracked:
+                done.append(replace(event, again=True))
+            return True
+        if not event.writes and self.missing.get(event.node):
             return True
         if self.missing.get(event.node):
             return False
@@ -192,7 +238,7 @@ class _Scheduler:
             self.log.append(found)
             for user in self.users[found]:
                 self.missing[user] -= 1
-                if not self.missing[user] and user not in self.firing:
+                if not self.missing[user] and user not in self.firing and not (self.flying and user in self.waits):
                     stack.append(user)
 
     def _undo(self, mark: int) -> None:
@@ -211,6 +257,13 @@ class _Scheduler:
             for event in self.by_invoke[invoke]:
                 if event.writes and self.missing.get(event.node):
                     return self._blame(event)
+        for invoke in waiting:
+            if late := [node for node in self.starts.get(invoke, ()) if node not in self.ready]:
+                return CausalLoop(
+                    f"the input of invoke '{invoke}' needs the value of '{late[0]}', which needs that invoke to run",
+                    node=invoke,
+                    parent=late[0],
+                )
         return CausalLoop("values of this graph wait for each other")
 
     def _blame(self, write: Event) -> CausalLoop:

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.checker import Checked, Checker, exact, starred_index
+from telepatch_protocol.checked import Checked, Scope, exact
+from telepatch_protocol.checker import Checker, starred_index
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
 from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.order import in_order, users
+from telepatch_protocol.order import users
+from telepatch_protocol.subgraphs import all_nodes, all_runs, bodies_of
 
-__all__ = ["Checked", "Checker", "Input", "check", "exact", "starred_index"]
+__all__ = ["Checked", "Checker", "Input", "Scope", "check", "exact", "starred_index"]
 
 
 def check(
     graph: Graph,
     card: ModelCard,
     *,
-    inputs: Mapping[str, Input] | None = None,
+    lengths: Mapping[str, int] | None = None,
     attachment: Mapping[str, Meta] | None = None,
     results: Callable[[str, str], Meta] | None = None,
 ) -> Checked:
@@ -33,44 +35,55 @@ def check(
     Args:
         graph: the document.
         card: of the model it asks for.
-        inputs: rows and lengths of invokes where known, by invoke id; others stay symbols.
+        lengths: numbers of tokens of texts where known; others stay symbols.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
 
     Raises:
         GraphError: the first thing that is wrong, with its node and the author's line.
     """
-    checker = Checker(card, attachment=attachment, results=results)
+    checker = Checker(
+        card,
+        attachment=attachment,
+        results=results,
+        lengths=lengths,
+        aligned=graph.options.aligned,
+        together=not exact(graph),
+    )
     _check_head(graph, card)
-    _check_kinds(graph)
+    _check_whole(graph, card)
     for name, constant in graph.constants.items():
         try:
             checker.constant(name, constant)
         except GraphError as error:
             raise graph.blame(error, users(graph).get(name)) from None
-    for run in graph.runs:
-        try:
-            checker.run(run, inputs or {}, aligned=graph.options.aligned)
-        except GraphError as error:
-            raise graph.blame(error, run.id) from None
-    order = in_order(graph)
-    for node in order:
-        try:
-            checker.node(node)
-        except GraphError as error:
-            raise graph.blame(error, node.id) from None
+    try:
+        order = checker.take(graph.runs, graph.nodes)
+    except GraphError as error:
+        raise graph.blame(error, error.node) from None
     return checker.finish(graph, order)
 
 
-def _check_kinds(graph: Graph) -> None:
-    """What is not executed yet is refused as such, whatever else may be wrong with it."""
+def _check_whole(graph: Graph, card: ModelCard) -> None:
+    """What is not executed yet is refused as such, whatever else may be wrong with it; ids are unique at any depth."""
+    taken: set[str] = set()
+    count = 0
     try:
-        for run in graph.runs:
+        for run in all_runs(graph):
             check_run_kind(run)
-        for node in graph.nodes:
+        for node in all_nodes(graph):
+            count += 1
             check_kind(node)
+            for name in (node.id, *(name for body in bodies_of(node) for name in body.binds - {"step"})):
+                if name in taken:
+                    raise BadArgument(
+                        f"two nodes have the same id '{name}'; ids are unique in a document", node=node.id
+                    )
+            taken.add(node.id)
     except GraphError as error:
         raise graph.blame(error, error.node) from None
+    if count > card.limits.max_nodes:
+        raise TooLarge(f"the graph has {count} nodes; the limit of '{card.id}' is {card.limits.max_nodes}")
 
 
 def _check_head(graph: Graph, card: ModelCard) -> None:
@@ -79,7 +92,5 @@ def _check_head(graph: Graph, card: ModelCard) -> None:
             f"the graph was made for revision {graph.model.revision} of '{card.id}', which now serves {card.revision}; "
             "fetch the model's card again and rebuild the graph"
         )
-    if len(graph.nodes) > card.limits.max_nodes:
-        raise TooLarge(f"the graph has {len(graph.nodes)} nodes; the limit of '{card.id}' is {card.limits.max_nodes}")
     if not graph.saves:
         raise BadArgument("the graph saves nothing, so running it would have no result; add a save")

@@ -212,8 +212,8 @@ class Cond(_Kinded):
     kind: Literal["cond"] = "cond"
     id: Id
     if_: Arg = Field(alias="if")
-    then: SubGraph | Arg
-    else_: SubGraph | Arg = Field(alias="else")
+    then: SubGraph | Arg = Field(union_mode="left_to_right")
+    else_: SubGraph | Arg = Field(alias="else", union_mode="left_to_right")
 
 
 class Parameter(Frozen):
@@ -272,7 +272,7 @@ Node = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, F
 KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
 
-EXECUTED: frozenset[str] = frozenset({"get", "set", "call", "module"})
+EXECUTED: frozenset[str] = frozenset({"get", "set", "call", "module", "grad", "map", "repeat", "cond"})
 """The kinds that this version of the service runs."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from telepatch_protocol.card import ModelCard
@@ -21,11 +22,16 @@ class Input:
     length: Dim
 
 
-def input_of(invoke: Invoke, given: object) -> Input:
+def input_of(invoke: Invoke, given: object, lengths: Mapping[str, int]) -> Input:
     """The size of an invoke's input from what its text or ids stand for.
 
+    Args:
+        invoke: the invoke.
+        given: its text or ids, as far as they are known.
+        lengths: numbers of tokens of texts, where known.
+
     Raises:
-        BadArgument, ShapeError: neither text nor ids.
+        BadArgument, ShapeError: neither text nor ids, or texts of different numbers of tokens.
     """
     if invoke.form != "text":
         return _ids_input(invoke, given)
@@ -33,7 +39,19 @@ def input_of(invoke: Invoke, given: object) -> Input:
         raise BadArgument(f"invoke '{invoke.id}': text is a string or a list of strings; found {shown(given)}")
     if not isinstance(given, str | list):
         raise BadArgument(f"invoke '{invoke.id}': text is a string or a list of strings; found {shown(given)}")
-    return Input(len(given) if isinstance(given, list) else 1, Size.symbol(f"len({invoke.id})"))
+    texts = [str(one) for one in given] if isinstance(given, list) else [given]
+    return Input(len(texts), _tokens(invoke, texts, lengths))
+
+
+def _tokens(invoke: Invoke, texts: list[str], lengths: Mapping[str, int]) -> Dim:
+    """How many tokens each of an invoke's texts has."""
+    known = sorted({lengths[text] for text in texts if text in lengths})
+    if len(known) > 1:
+        raise ShapeError(
+            f"the texts of invoke '{invoke.id}' have {', '.join(map(str, known))} tokens; the rows of one invoke are "
+            "equally long, so give texts of different lengths an invoke each"
+        )
+    return known[0] if known and all(text in lengths for text in texts) else Size.symbol(f"len({invoke.id})")
 
 
 def check_form(invoke: Invoke) -> None:

@@ -8,11 +8,13 @@ from pydantic import JsonValue
 
 from telepatch_protocol import indexing, refs, sites
 from telepatch_protocol.errors import BadArgument, GraphError
-from telepatch_protocol.graph import Call, Get, Graph, Module, Node, Set
+from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Run, Set, SubGraph
+from telepatch_protocol.subgraphs import Body, arguments_of, bodies_of, inputs_of
 
 
 def refs_of(node: Node) -> list[refs.Ref]:
-    """Every reference in a node that is executed: arguments, indices, values and numbers in sites."""
+    """Every reference of a node to values outside it: arguments, indices, values, numbers in sites, and what its
+    sub-graphs take from where it stands."""
     if isinstance(node, Get):
         return [*indexing.refs_of(node.index), *_holes(node.site)]
     if isinstance(node, Set):
@@ -20,18 +22,34 @@ def refs_of(node: Node) -> list[refs.Ref]:
     if isinstance(node, Call | Module):
         found = [ref for arg in (*node.args, *node.kwargs.values()) for ref in _argument_refs(arg)]
         return found + (_holes(f"{node.path}:output") if isinstance(node, Module) else [])
-    return []
+    own = [ref for arg in arguments_of(node) for ref in refs.walk(arg)]
+    return own + [ref for body in bodies_of(node) for ref in taken_by(body)]
 
 
-def users(graph: Graph) -> dict[str, str]:
+def taken_by(body: Body) -> list[refs.Ref]:
+    """What a sub-graph takes from outside."""
+    graph = body.graph
+    found = [ref for run in graph.runs for invoke in run.invokes for ref in given_to(invoke)]
+    found += [ref for node in graph.nodes for ref in refs_of(node)]
+    inside = {*body.binds, *(node.id for node in graph.nodes), *(run.id for run in graph.runs)}
+    found += refs.walk(list(graph.out.values()))
+    free = [ref for ref in found if ref.id not in inside]
+    return free + [ref for ref in refs.walk(list(body.tail)) if ref.id not in inside and ref.id not in graph.out]
+
+
+def given_to(invoke: Invoke) -> list[refs.Ref]:
+    """Every reference in an invoke's input."""
+    return [ref for value in inputs_of(invoke) for ref in refs.walk(value)]
+
+
+def users(graph: Graph | SubGraph) -> dict[str, str]:
     """For each name that is referred to, the first node or invoke that refers to it."""
     found: dict[str, str] = {}
     for node in graph.nodes:
         _note(found, node.id, lambda node=node: refs_of(node))  # type: ignore[misc]
     for run in graph.runs:
         for invoke in run.invokes:
-            given = [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
-            _note(found, invoke.id, lambda given=given: list(refs.walk(given)))  # type: ignore[misc]
+            _note(found, invoke.id, lambda invoke=invoke: given_to(invoke))  # type: ignore[misc]
     return found
 
 
@@ -44,32 +62,41 @@ def _note(found: dict[str, str], user: str, refs_there: Callable[[], list[refs.R
         return
 
 
-def in_order(graph: Graph) -> list[Node]:
-    """The nodes, each after those it needs, otherwise as in the document.
+def in_order(given: Iterable[Node], runs: Iterable[Run] = ()) -> list[Node]:
+    """The nodes, each after those it needs, otherwise as they stand; sites need what their invoke's input needs.
 
     Raises:
-        BadArgument: nodes whose values need each other.
+        BadArgument: nodes whose values need each other, or two of the same id; it names the node.
     """
-    nodes = {node.id: node for node in graph.nodes}
-    if len(nodes) < len(graph.nodes):
-        ids = [node.id for node in graph.nodes]
+    listed = list(given)
+    nodes = {node.id: node for node in listed}
+    if len(nodes) < len(listed):
+        ids = [node.id for node in listed]
         twice = next(id for at, id in enumerate(ids) if id in ids[:at])
-        raise graph.blame(BadArgument(f"two nodes have the same id '{twice}'; each needs its own"), twice)
-    needs = {node.id: [ref.id for ref in _placed(graph, node) if ref.id in nodes] for node in graph.nodes}
+        raise BadArgument(f"two nodes have the same id '{twice}'; each needs its own", node=twice)
+    inputs = {one.id: [ref.id for ref in given_to(one)] for run in runs for one in run.invokes}
+    needs = {
+        node.id: [id for id in (*(ref.id for ref in _placed(node)), *_inputs(node, inputs)) if id in nodes]
+        for node in listed
+    }
     done: dict[str, Node] = {}
-    try:
-        for start in nodes:
-            _visit(start, nodes, needs, done)
-    except GraphError as error:
-        raise graph.blame(error, error.node) from None
+    for start in nodes:
+        _visit(start, nodes, needs, done)
     return list(done.values())
 
 
-def _placed(graph: Graph, node: Node) -> list[refs.Ref]:
+def _inputs(node: Node, inputs: Mapping[str, list[str]]) -> list[str]:
+    """What the input of a site's invoke needs; a site that names none is of the only one there is."""
+    if not isinstance(node, Get | Set):
+        return []
+    return inputs.get(node.invoke, []) if node.invoke is not None else [id for one in inputs.values() for id in one]
+
+
+def _placed(node: Node) -> list[refs.Ref]:
     try:
         return refs_of(node)
     except GraphError as error:
-        raise graph.blame(error, node.id) from None
+        raise error.at(node=node.id) from None
 
 
 def _visit(start: str, nodes: Mapping[str, Node], needs: Mapping[str, list[str]], done: dict[str, Node]) -> None:

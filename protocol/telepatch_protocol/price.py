@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
-from telepatch_protocol.check import Checked
+from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.graph import Node
+from telepatch_protocol.graph import Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
@@ -21,6 +22,10 @@ from telepatch_protocol.sizes import Size
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
+
+ROWS_IN_FLIGHT = 256
+TOKENS_IN_FLIGHT = 16_384
+"""How much of a map runs at once at the most: rows, and positions of all rows."""
 
 
 def price(checked: Checked, card: ModelCard) -> Price:
@@ -33,43 +38,85 @@ def price(checked: Checked, card: ModelCard) -> Price:
     Raises:
         TooLarge: over one of the card's limits; the message has both numbers.
     """
-    tokens = [_tokens(one, checked, card) for one in checked.schedule.passes]
-    activations = max(
-        (_activations(one, count, card) for one, count in zip(checked.schedule.passes, tokens, strict=True)), default=0
-    )
+    kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
+    cost = _cost(checked.scope, kept, card)
+    _within(card, "rows", cost.widest, card.limits.max_rows)
     found = Price(
-        rows=sum(_rows(one, checked) for one in checked.schedule.passes),
-        tokens=sum(tokens),
-        passes=len(checked.schedule.passes),
-        peak_bytes=_peak(checked) + activations,
+        rows=cost.rows,
+        tokens=cost.tokens,
+        passes=cost.passes,
+        peak_bytes=cost.peak,
         saved_bytes=sum(_bytes(meta) for meta in checked.saves.values()),
-        flops=2.0 * card.parameters * sum(tokens) + checked.flops,
+        flops=2.0 * card.parameters * cost.tokens + cost.flops,
     )
-    _within(found, card)
+    _within(card, "bytes of values at once", found.peak_bytes, card.limits.max_bytes)
+    _within(card, "bytes of saved values", found.saved_bytes, card.limits.max_saved_bytes)
     return found
 
 
-def _within(found: Price, card: ModelCard) -> None:
-    limits = card.limits
-    for what, have, most in (
-        ("rows", found.rows, limits.max_rows),
-        ("bytes of values at once", found.peak_bytes, limits.max_bytes),
-        ("bytes of saved values", found.saved_bytes, limits.max_saved_bytes),
-    ):
-        if have > most:
-            raise TooLarge(
-                f"the job needs {have:,} {what}; the limit of model '{card.id}' is {most:,}. "
-                "Save or compute less, or split it into several jobs"
-            )
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a scope costs with all that is in it; `widest` are the rows that run outside of maps."""
+
+    rows: int
+    tokens: int
+    passes: int
+    peak: int
+    flops: float
+    widest: int
 
 
-def _rows(one: Pass, checked: Checked) -> int:
-    return sum(_known(checked.inputs[invoke].rows, 1) for invoke in one.invokes)
+def _within(card: ModelCard, what: str, have: int, most: int) -> None:
+    if have > most:
+        raise TooLarge(
+            f"the job needs {have:,} {what}; the limit of model '{card.id}' is {most:,}. "
+            "Save or compute less, or split it into several jobs"
+        )
 
 
-def _tokens(one: Pass, checked: Checked, card: ModelCard) -> int:
+def _cost(scope: Scope, kept: set[str], card: ModelCard) -> _Cost:
+    passes = scope.schedule.passes
+    tokens = [_tokens(one, scope, card) for one in passes]
+    rows = sum(_rows(one, scope) for one in passes)
+    activations = max((_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)), default=0)
+    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows)
+    inside: dict[str, int] = {}
+    for node in scope.order:
+        for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
+            for key, body in scope.bodies.get(name, {}).items():
+                one = _cost(body, set(), card)
+                found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
+                inside[node.id] = max(inside.get(node.id, 0), peak)
+    return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
+
+
+def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:
+    """The cost with a sub-graph that is evaluated so often, and the bytes that it takes while it is."""
+    at_once = min(count, _in_flight(one)) if mapped else 1
+    found = _Cost(
+        rows=total.rows + one.rows * count,
+        tokens=total.tokens + one.tokens * count,
+        passes=total.passes + one.passes * -(-count // at_once),
+        peak=0,
+        flops=total.flops + one.flops * count,
+        widest=max(total.widest, one.widest),
+    )
+    return found, one.peak * at_once
+
+
+def _in_flight(one: _Cost) -> int:
+    """How many elements of a map run at once."""
+    by_rows = ROWS_IN_FLIGHT // max(1, one.rows)
+    return max(1, min(by_rows, TOKENS_IN_FLIGHT // max(1, one.tokens)))
+
+
+def _rows(one: Pass, scope: Scope) -> int:
+    return sum(_known(scope.inputs[invoke].rows, 1) for invoke in one.invokes)
+
+
+def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
     longest = card.limits.max_positions
-    sizes = (checked.inputs[invoke] for invoke in one.invokes)
+    sizes = (scope.inputs[invoke] for invoke in one.invokes)
     return sum(_known(size.rows, 1) * _known(size.length, longest) for size in sizes)
 
 
@@ -79,28 +126,31 @@ def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
 
 
-def _peak(checked: Checked) -> int:
-    """Most bytes of node values alive at once, each from where it is made to its last use; saved ones to the end."""
-    last = {ref.id: place for place, node in enumerate(checked.order) for ref in refs_of(node)}
-    kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
+def _peak(scope: Scope, kept: set[str], inside: dict[str, int]) -> int:
+    """Most bytes of node values alive at once, each from where it is made to its last use; kept ones to the end.
+
+    Args:
+        scope: whose nodes.
+        kept: nodes whose values are kept.
+        inside: bytes that sub-graphs of nodes take while they are evaluated.
+    """
+    last = {ref.id: place for place, node in enumerate(scope.order) for ref in refs_of(node)}
     dying: dict[int, list[str]] = {}
     for name, place in last.items():
         dying.setdefault(place, []).append(name)
-    sizes = {
-        node.id: sum(_bytes(meta) for meta in _metas(checked, node)) for node in checked.order if node.kind != "set"
-    }
+    sizes = {node.id: sum(_bytes(meta) for meta in _metas(scope, node)) for node in scope.order if node.kind != "set"}
     alive = peak = 0
-    for place, node in enumerate(checked.order):
+    for place, node in enumerate(scope.order):
         alive += sizes.get(node.id, 0)
-        peak = max(peak, alive)
+        peak = max(peak, alive + inside.get(node.id, 0))
         alive -= sum(sizes.get(name, 0) for name in dying.get(place, ()) if name not in kept)
         if node.id not in last and node.id not in kept:
             alive -= sizes.get(node.id, 0)
     return peak
 
 
-def _metas(checked: Checked, node: Node) -> Iterable[Meta]:
-    found = checked.values[node.id]
+def _metas(scope: Scope, node: Node) -> Iterable[Meta]:
+    found = scope.values[node.id]
     candidates = found.values() if isinstance(found, dict) else (found,)
     return [meta for meta in candidates if isinstance(meta, Meta)]
 

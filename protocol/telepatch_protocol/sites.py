@@ -24,6 +24,7 @@ from telepatch_protocol.refs import NAME
 PORTS = ("input", "output", "inputs", "outputs", "param")
 """Ports that every module has."""
 
+_GRAD = "grad"
 _LATER = ("source", "grad")
 _SITE = re.compile(r"(?P<path>[^:\s]{0,400}):(?P<port>[A-Za-z_]+)(?:\.(?P<leaf>[^:\s]{1,200}))?", re.ASCII)
 _HOLE = re.compile(rf"\{{({NAME})\}}")
@@ -89,6 +90,22 @@ def parse(text: str) -> Site:
     if match["path"].count("*") > 1:
         raise BadArgument(f"site {text!r} holds {match['path'].count('*')} stars; one is allowed")
     return Site(match["path"], match["port"], match["leaf"])
+
+
+def of_forward(site: Site, *, backward: bool) -> Site:
+    """The site of the forward that a site means: the same one, or for a gradient (``path:output.grad``) its value's.
+
+    Raises:
+        BadArgument: a gradient outside the body of a `grad`, or something else inside it.
+    """
+    leaf = site.leaf or ""
+    if not backward:
+        if leaf == _GRAD or leaf.endswith(f".{_GRAD}"):
+            raise BadArgument(f"site '{site}' is a gradient, which is read and written in the body of a grad only")
+        return site
+    if leaf != _GRAD and not leaf.endswith(f".{_GRAD}"):
+        raise BadArgument(f"site '{site}': the body of a grad reads and writes gradients, such as '{site}.{_GRAD}'")
+    return Site(site.path, site.port, leaf.removesuffix(_GRAD).removesuffix(".") or None)
 
 
 def native_path(card: ModelCard, path: str) -> str:

@@ -31,7 +31,7 @@ from telepatch_protocol.sizes import Size
 from telepatch_protocol.wire import from_dict
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
-from telepatch_server.prompts import check_ids, sizes_of, tokens_of
+from telepatch_server.prompts import check_ids, tokens_of
 from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
@@ -139,13 +139,13 @@ class Admission:
         checked = check(
             graph,
             model.card,
-            inputs=sizes_of(tokens),
+            lengths={text: len(ids) for text, ids in tokens.items()},
             attachment=self._metas,
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
         )
         return Admitted(self._new_job(draft, checked, model, tokens), checked)
 
-    def _new_job(self, draft: Draft, checked: Checked, model: Model, tokens: Mapping[str, list[list[int]]]) -> NewJob:
+    def _new_job(self, draft: Draft, checked: Checked, model: Model, tokens: Mapping[str, list[int]]) -> NewJob:
         cost = price(checked, model.card)
         return NewJob(
             draft.id,

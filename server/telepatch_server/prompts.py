@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from telepatch_protocol import refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
-from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError, UnknownName
-from telepatch_protocol.graph import Graph, Invoke
-from telepatch_protocol.inputs import Input
+from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError
+from telepatch_protocol.given import given, texts
+from telepatch_protocol.graph import Graph
 from telepatch_protocol.tensors import Tensor
 from telepatch_server.catalogue import Model
-
-Rows = list[list[int]]
 
 _CHARACTERS_PER_TOKEN: Final = 1000
 """More than any token has; a text with more per position of the model is refused without reading it."""
 
 
-def tokens_of(graph: Graph, model: Model) -> dict[str, Rows]:
-    """The token ids of every text invoke of the top level, one list per row, by invoke id.
+def tokens_of(graph: Graph, model: Model) -> dict[str, list[int]]:
+    """The token ids of every text that the graph gives to an invoke, by text.
 
     Raises:
-        ShapeError: texts of one invoke with different numbers of tokens, or one far too long.
+        ShapeError: a text far too long.
         BadArgument: a model without tokenizer.
     """
-    found: dict[str, Rows] = {}
-    for invoke in _invokes(graph):
+    found: dict[str, list[int]] = {}
+    limits = model.card.limits
+    for invoke, text in texts(graph):
+        if len(found) > limits.max_elements:
+            break  # the checker says better that there are too many
+        if text in found:
+            continue
         try:
-            texts = _texts(invoke, graph.constants)
-            # Too many rows: the checker says so better.
-            if texts is not None and len(texts) <= model.card.limits.max_rows:
-                found[invoke.id] = _rows(invoke, texts, model)
+            if len(text) > limits.max_positions * _CHARACTERS_PER_TOKEN:
+                raise ShapeError(
+                    f"a text of {len(text):,} characters; model '{model.card.id}' takes {limits.max_positions} tokens"
+                )
+            found[text] = model.tokenizer().ids(text)
         except TelepatchError as error:
-            raise graph.blame(error, invoke.id) from None
+            raise graph.blame(error, invoke) from None
     return found
-
-
-def sizes_of(tokens: Mapping[str, Rows]) -> dict[str, Input]:
-    """Sizes of the invokes whose tokens are known."""
-    return {invoke: Input(len(rows), len(rows[0])) for invoke, rows in tokens.items()}
 
 
 def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -> None:
@@ -54,8 +52,8 @@ def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -
     Raises:
         IndexOutOfRange: an id that is no token.
     """
-    for invoke in _invokes(graph):
-        ids = _array(_resolved(invoke.ids, graph.constants), attachment)
+    for invoke, value in given(graph):
+        ids = _array(value, attachment) if invoke.form == "ids" else None
         if ids is None or ids.size == 0 or not card.vocabulary or ids.dtype.kind not in "iu":
             continue
         low, high = int(ids.min()), int(ids.max())
@@ -63,48 +61,6 @@ def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -
             wrong = low if low < 0 else high
             detail = f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}"
             raise graph.blame(IndexOutOfRange(detail), invoke.id)
-
-
-def _invokes(graph: Graph) -> Iterator[Invoke]:
-    return (invoke for run in graph.runs for invoke in run.invokes)
-
-
-def _resolved(value: JsonValue, constants: Mapping[str, JsonValue]) -> object:
-    """A value with constants filled in, or None where it refers to something else, which the checker refuses."""
-
-    def lookup(ref: refs.Ref) -> object:
-        if ref.id not in constants or ref.output is not None:
-            raise UnknownName(f"'{ref}' is no constant")
-        return constants[ref.id]
-
-    try:
-        return refs.resolve(value, lookup)
-    except UnknownName:
-        return None
-
-
-def _texts(invoke: Invoke, constants: Mapping[str, JsonValue]) -> list[str] | None:
-    found = _resolved(invoke.text, constants)
-    rows = [found] if isinstance(found, str) else found
-    if not isinstance(rows, list) or not rows:
-        return None
-    texts = [one for one in rows if isinstance(one, str)]
-    return texts if len(texts) == len(rows) else None
-
-
-def _rows(invoke: Invoke, texts: list[str], model: Model) -> Rows:
-    most = model.card.limits.max_positions
-    for text in texts:
-        if len(text) > most * _CHARACTERS_PER_TOKEN:
-            raise ShapeError(f"a text of {len(text):,} characters; model '{model.card.id}' takes {most} tokens")
-    rows = [model.tokenizer().ids(text) for text in texts]
-    lengths = sorted({len(row) for row in rows})
-    if len(lengths) > 1:
-        raise ShapeError(
-            f"the texts of invoke '{invoke.id}' have {', '.join(map(str, lengths))} tokens; the rows of one invoke are "
-            "equally long, so give texts of different lengths an invoke each"
-        )
-    return rows
 
 
 def _array(ids: object, attachment: Mapping[str, Tensor]) -> npt.NDArray[Any] | None:

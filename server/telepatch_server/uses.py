@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from telepatch_broker.jobs import Source
-from telepatch_protocol.graph import Call, Graph, Invoke, Module, Node, Set
+from telepatch_protocol.graph import Call, Graph, Module, Node, Set
 from telepatch_protocol.order import users
+from telepatch_protocol.subgraphs import all_nodes, all_runs, arguments_of, bodies_of, inputs_of
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,23 @@ def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
     known = users(graph) if forms else {}
     for name, form in forms.items():
         yield form, known.get(name)
-    for run in graph.runs:
+    for run in all_runs(graph):
         for invoke in run.invokes:
-            for form in _inside(_inputs(invoke)):
+            for form in _inside(inputs_of(invoke)):
                 yield form, invoke.id
-    for node in graph.nodes:
+    for node in all_nodes(graph):
         for form in _inside(_arguments(node)):
             yield form, node.id
 
 
-def _inputs(invoke: Invoke) -> list[JsonValue]:
-    return [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
-
-
 def _arguments(node: Node) -> list[JsonValue]:
+    """Everything in a node that may hold a constant."""
     if isinstance(node, Call | Module):
         return [*node.args, *node.kwargs.values()]
-    return [node.value] if isinstance(node, Set) else []
+    if isinstance(node, Set):
+        return [node.value]
+    outputs = [one for body in bodies_of(node) for one in (*body.graph.out.values(), *body.tail)]
+    return [*arguments_of(node), *outputs]
 
 
 def _inside(values: list[JsonValue]) -> Iterator[dict[str, JsonValue]]:

@@ -20,15 +20,16 @@ from telepatch_protocol.errors import (
     UnknownSite,
 )
 from telepatch_protocol.graph import Graph, ModelRef, Options
-from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.sizes import Size
 
 GET = {"kind": "get", "id": "h", "site": "blocks.1:resid_post", "invoke": "x"}
 
 
-def graph(*nodes: dict, saves: dict | None = None, texts: tuple[str, ...] = ("x",), **fields: object) -> Graph:
-    runs = ({"id": "r", "invokes": [{"id": name, "text": "some words"} for name in texts]},)
+def graph(
+    *nodes: dict, saves: dict | None = None, texts: tuple[str, ...] = ("x",), rows: int = 1, **fields: object
+) -> Graph:
+    runs = ({"id": "r", "invokes": [{"id": name, "text": [f"words of {name}"] * rows} for name in texts]},)
     document = {
         "model": {"id": "tiny"},
         "runs": runs,
@@ -40,11 +41,11 @@ def graph(*nodes: dict, saves: dict | None = None, texts: tuple[str, ...] = ("x"
 
 
 def checked(card: ModelCard, *nodes: dict, length: int | None = 6, rows: int = 1, **fields: object) -> Checked:
-    document = graph(*nodes, **{key: value for key, value in fields.items() if key not in ("attachment", "results")})
-    inputs = (
-        {} if length is None else {invoke.id: Input(rows, length) for run in document.runs for invoke in run.invokes}
-    )
-    return check(document, card, inputs=inputs, attachment=fields.get("attachment"), results=fields.get("results"))
+    own = {key: value for key, value in fields.items() if key not in ("attachment", "results")}
+    document = graph(*nodes, rows=rows, **own)
+    texts = [invoke.text[0] for run in document.runs for invoke in run.invokes]
+    lengths = {} if length is None else dict.fromkeys(texts, length)
+    return check(document, card, lengths=lengths, attachment=fields.get("attachment"), results=fields.get("results"))
 
 
 def call(id_: str, op: str, *args: object, **kwargs: object) -> dict:
@@ -146,7 +147,7 @@ def test_a_write_that_no_read_sees_is_a_warning_at_its_line(card: ModelCard):
 
 def test_nodes_may_stand_in_any_order(card: ModelCard):
     found = checked(card, call("c", "neg", "$h"), GET, saves={"c": "$c"})
-    assert [node.id for node in found.order] == ["h", "c"]
+    assert [node.id for node in found.scope.order] == ["h", "c"]
 
 
 def test_constants_stand_for_numbers_lists_ranges_tensors_and_results(card: ModelCard):
@@ -171,7 +172,7 @@ def test_constants_stand_for_numbers_lists_ranges_tensors_and_results(card: Mode
         results=lambda job, name: Meta((2, 8), "float32") if (job, name) == ("j", "h") else UNKNOWN,
     )
     assert found.saves["out"].shape == (1, 3)
-    assert found.places["h"][0].place.path == "layers.1"
+    assert found.scope.places["h"][0].place.path == "layers.1"
 
 
 def test_mixed_float_dtypes_are_refused_with_the_conversion(card: ModelCard):
@@ -228,8 +229,8 @@ def test_inputs_over_the_models_limits_are_refused(card: ModelCard):
 def test_aligned_runs_need_inputs_of_one_length(card: ModelCard):
     document = graph(GET, texts=("x", "y")).model_copy(update={"options": Options(aligned=True)})
     with pytest.raises(ShapeError, match="aligned"):
-        check(document, card, inputs={"x": Input(1, 4), "y": Input(1, 5)})
-    assert check(document, card, inputs={"x": Input(1, 4), "y": Input(1, 4)})
+        check(document, card, lengths={"words of x": 4, "words of y": 5})
+    assert check(document, card, lengths={"words of x": 4, "words of y": 4})
 
 
 def test_a_graph_for_another_revision_or_without_saves_or_too_large_is_refused(card: ModelCard):
@@ -277,8 +278,9 @@ def test_a_path_that_only_begins_as_an_alias_is_shown_the_aliases(card: ModelCar
 
 
 def test_what_is_not_executed_yet_is_refused_as_such_before_anything_else(card: ModelCard):
-    later = {"kind": "cond", "id": "c", "if": "$nothing", "then": 1, "else": 2}
-    with pytest.raises(NotYetSupported, match="'cond'"):
+    trained = {"params": {"p": {"init": 0}}, "optimiser": {"name": "sgd", "lr": 1}, "body": {"out": {"loss": "$p"}}}
+    later = {"kind": "fit", "id": "c", "over": {"x": "$nothing"}, "batch_size": 1, **trained}
+    with pytest.raises(NotYetSupported, match="'fit'"):
         checked(card, {**GET, "site": "nothing:output"}, later, constants={"t": {"tensor": "nowhere"}})
 
 
@@ -297,4 +299,4 @@ def test_a_write_has_no_value_to_save_or_to_use(card: ModelCard):
 def test_a_long_chain_of_nodes_is_checked_without_recursion(card: ModelCard):
     chain = [call(f"n{number}", "neg", f"$n{number + 1}") for number in range(3000)]
     found = checked(card, *chain, {**GET, "id": "n3000"}, saves={"out": "$n0"})
-    assert len(found.order) == 3001
+    assert len(found.scope.order) == 3001

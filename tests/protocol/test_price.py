@@ -14,9 +14,10 @@ from telepatch_protocol.price import price
 
 
 def priced(card: ModelCard, nodes: list[dict], saves: dict[str, str], sizes: dict[str, Input]) -> Price:
-    invokes = [{"id": name, "text": "x"} for name in sizes]
+    invokes = [{"id": name, "text": [name] * size.rows} for name, size in sizes.items()]
     document = {"model": {"id": "tiny"}, "runs": [{"id": "r", "invokes": invokes}], "nodes": nodes, "saves": saves}
-    return price(check(Graph.model_validate(document), card, inputs=sizes), card)
+    lengths = {name: size.length for name, size in sizes.items()}
+    return price(check(Graph.model_validate(document), card, lengths=lengths), card)
 
 
 def get(id_: str, site: str, invoke: str) -> dict:

@@ -18,7 +18,7 @@ from telepatch_protocol.graph import EXECUTED, KINDS, Graph
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "1.0"
 FILES = sorted(GOLDEN.glob("*.json"))
-RUN_HERE = {"get", "set", "call", "module"}
+RUN_HERE = {"get", "set", "call", "module", "grad", "map", "repeat", "cond"}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -1,0 +1,57 @@
+"""What a graph gives to its invokes, at any depth, as far as it stands in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+
+from telepatch_protocol import refs
+from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.graph import Graph, Invoke, Map
+from telepatch_protocol.subgraphs import all_nodes, all_runs
+
+
+def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
+    """Each invoke of text or ids with each input that it may take: its own, or every element of the list that a map
+    goes over. What is computed, or comes from elsewhere, is left out."""
+    spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
+    for run in all_runs(graph):
+        for invoke in run.invokes:
+            value = invoke.text if invoke.form == "text" else invoke.ids
+            name = _name(value)
+            if name in spans:
+                elements = _behind(spans[name], graph, spans)
+                yield from ((invoke, one) for one in (elements if isinstance(elements, list) else []))
+            elif value is not None and (found := _behind(value, graph, {})) is not None:
+                yield invoke, found
+
+
+def texts(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Each text that an invoke may take, with the id of that invoke."""
+    for invoke, value in given(graph):
+        if invoke.form == "text":
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str):
+                    yield invoke.id, one
+
+
+def _behind(value: JsonValue, graph: Graph, spans: dict[str, JsonValue]) -> JsonValue:
+    """A literal, or the constant behind a name; None for anything else. A name of another map stands for its list."""
+    for _ in range(len(spans) + 2):
+        name = _name(value)
+        if not name:
+            return refs.literal(value) if isinstance(value, str) else value
+        if name in graph.constants:
+            return graph.constants[name]
+        value = spans.get(name)
+    return None
+
+
+def _name(value: JsonValue) -> str:
+    """The name that a reference is to, empty for what is none."""
+    try:
+        ref = refs.parse(value)
+    except BadArgument:
+        return ""
+    return "" if ref is None else ref.id

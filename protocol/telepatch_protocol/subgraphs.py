@@ -1,0 +1,90 @@
+"""Sub-graphs: which nodes carry them, which names they bind, and what is evaluated beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from telepatch_protocol.graph import Arg, Cond, Grad, Graph, Invoke, Map, Node, Repeat, Run, SubGraph
+
+MAX_DEPTH = 8
+"""How deep sub-graphs may nest."""
+
+STEP = "step"
+"""The name under which the body of a `repeat` knows how often it has run before."""
+
+VALUE = "value"
+"""The one output of a branch of a `cond` that stands for the value itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A sub-graph of a node.
+
+    Attributes:
+        name: of the node, with the branch of a `cond`.
+        graph: the sub-graph.
+        binds: names that it sees and nobody outside does.
+        tail: what is evaluated in it after its nodes, where its outputs have names too.
+    """
+
+    name: str
+    graph: SubGraph
+    binds: frozenset[str] = frozenset()
+    tail: tuple[Arg, ...] = ()
+
+
+def bodies_of(node: Node) -> tuple[Body, ...]:
+    """The sub-graphs of a node, none for most."""
+    if isinstance(node, Map):
+        return (Body(node.id, node.body, frozenset(node.over), tuple(node.emit.values())),)
+    if isinstance(node, Repeat):
+        return (Body(node.id, node.body, frozenset({*node.carry, STEP}), (node.while_, *node.emit.values())),)
+    if isinstance(node, Cond):
+        branches = (("then", node.then), ("else", node.else_))
+        return tuple(Body(f"{node.id}.{name}", one) for name, one in branches if isinstance(one, SubGraph))
+    if isinstance(node, Grad) and node.body is not None:
+        return (Body(node.id, node.body),)
+    return ()
+
+
+def arguments_of(node: Node) -> tuple[Arg, ...]:
+    """What a node with sub-graphs takes from where it stands, beside what its sub-graphs take."""
+    if isinstance(node, Map):
+        return tuple(node.over.values())
+    if isinstance(node, Repeat):
+        return (node.n, *node.carry.values())
+    if isinstance(node, Cond):
+        return (node.if_, *(one for one in (node.then, node.else_) if not isinstance(one, SubGraph)))
+    return (node.of, *node.wrt) if isinstance(node, Grad) else ()
+
+
+def inputs_of(invoke: Invoke) -> list[Arg]:
+    """What an invoke takes as its input."""
+    chat = invoke.messages if isinstance(invoke.messages, str) else None
+    return [invoke.text, invoke.ids, chat, *(invoke.inputs or {}).values()]
+
+
+def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
+    """Every node, at any depth, those of sub-graphs after the node that carries them."""
+    stack = [iter(graph.nodes)]
+    while stack:
+        node = next(stack[-1], None)
+        if node is None:
+            stack.pop()
+            continue
+        yield node
+        stack.extend(iter(body.graph.nodes) for body in reversed(bodies_of(node)))
+
+
+def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
+    """Every run, at any depth."""
+    yield from graph.runs
+    for node in all_nodes(graph):
+        for body in bodies_of(node):
+            yield from body.graph.runs
+
+
+def has_runs(graph: SubGraph) -> bool:
+    """Whether evaluating it takes forwards."""
+    return next(all_runs(graph), None) is not None
