@@ -45,7 +45,23 @@ def test_an_index_behind_the_end_of_a_prompt_is_refused_at_the_authors_line(http
         ({"constants": {"prompt": "a", "layer": {"tensor": "t"}}}, "unknown_name", "no attached tensor 't'"),
         ({"model": {"id": "tiny", "revision": "old"}}, "bad_argument", "revision old"),
         ({"saves": {}}, "bad_argument", "saves nothing"),
-        ({"nodes": [{"kind": "cond", "id": "c", "if": 1, "then": 1, "else": 2}]}, "not_yet_supported", "'cond'"),
+        (
+            {
+                "nodes": [
+                    {
+                        "kind": "fit",
+                        "id": "c",
+                        "over": {},
+                        "batch_size": 1,
+                        "params": {},
+                        "optimiser": {"name": "sgd", "lr": 1},
+                        "body": {},
+                    }
+                ]
+            },
+            "not_yet_supported",
+            "'fit'",
+        ),
         ({"nodes": [{"kind": "call", "id": "h", "op": "topkk"}]}, "unknown_operation", "topk"),
         ({"surprise": 1}, "protocol_error", "surprise"),
     ],

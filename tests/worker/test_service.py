@@ -153,7 +153,7 @@ async def test_tokens_and_attachments_that_the_gateway_sends_along_are_used(desk
     graph["runs"][0]["invokes"] = [{"id": "a", "text": "not what is tokenized"}]
     job = desk.job(
         document=json.dumps(graph).encode(),
-        tokens=json.dumps({"a": [B]}).encode(),
+        tokens=json.dumps({"not what is tokenized": B}).encode(),
         attachment=results.encode({"t": torch.full((48,), 2.0)}),
     )
     async with desk.worker():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -59,23 +59,53 @@ def pack(
 
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
-    """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows.
+    """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
+    ask for gradients apart from those that do not.
 
     Args:
         plans: the jobs.
         tokens: positions of one forward, padding included; a single job may have more.
         rows: rows of one forward; a single job may have more.
     """
-    found: list[list[Plan]] = []
     shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
-    for plan in shared:
-        last = found[-1] if found else []
-        count = sum(one.rows for one in last) + plan.rows
-        if last and count <= rows and count * last[0].longest <= tokens:
-            last.append(plan)
-        else:
-            found.append([plan])
+    kinds = ([plan for plan in shared if plan.grads], [plan for plan in shared if not plan.grads])
+    found = [group for kind in kinds for group in pieces(kind, tokens=tokens, rows=rows)]
     return found + [[plan] for plan in plans if plan.alone]
+
+
+class Sized(Protocol):
+    """What takes rows of a forward."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest."""
+
+
+Piece = TypeVar("Piece", bound=Sized)
+
+
+def pieces(given: Iterable[Piece], *, tokens: int, rows: int) -> list[list[Piece]]:
+    """What goes into one forward each: neighbours, up to so many tokens with padding and so many rows.
+
+    Args:
+        given: the longest first.
+        tokens: positions of one forward, padding included; a single piece may have more.
+        rows: rows of one forward; a single piece may have more.
+    """
+    found: list[list[Piece]] = []
+    count = 0
+    for one in given:
+        count += one.rows
+        if found and count <= rows and count * found[-1][0].longest <= tokens:
+            found[-1].append(one)
+        else:
+            found.append([one])
+            count = one.rows
+    return found
 
 
 def halves(plans: Sequence[Plan]) -> tuple[Sequence[Plan], Sequence[Plan]]:

@@ -15,7 +15,7 @@ from telepatch_worker import results
 from telepatch_worker.plan import Task
 from telepatch_worker.recent import Recent
 
-_TOKENS: TypeAdapter[dict[str, list[list[int]]]] = TypeAdapter(dict[str, list[list[int]]])
+_TOKENS: TypeAdapter[dict[str, list[int]]] = TypeAdapter(dict[str, list[int]])
 
 
 async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
@@ -33,15 +33,13 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
     )
 
 
-def _tokens(job: TakenJob) -> dict[str, list[list[int]]]:
+def _tokens(job: TakenJob) -> dict[str, list[int]]:
     if not job.tokens:
         return {}
     try:
         return _TOKENS.validate_json(job.tokens, strict=True)
     except ValidationError as error:
-        raise ProtocolError(
-            f"the tokens of the job are not rows of ids by invoke: {error.errors()[0]['msg']}"
-        ) from None
+        raise ProtocolError(f"the tokens of the job are not lists of ids by text: {error.errors()[0]['msg']}") from None
 
 
 async def _values(job: TakenJob, lane: Lane, recent: Recent) -> Mapping[tuple[str, str], torch.Tensor]:
