@@ -10,7 +10,7 @@ import torch
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.batch import groups, halves, pack
 from telepatch_worker.interleave import Interleaved, Part
-from telepatch_worker.load import Loaded
+from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.running import Clock, Running, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
@@ -117,7 +117,7 @@ class Engine:
         self.card = loaded.card
         self.limits = limits or BatchLimits()
         self.model = Interleaved(loaded.module)
-        self._pad = _padding(loaded)
+        self._pad = padding_of(loaded)
 
     def run(
         self,
@@ -241,9 +241,3 @@ def _tell(runs: Sequence[Running], number: int, progress: Progress) -> None:
         total = len(run.plan.passes)
         if run.error is None and number < total > 1:
             progress(run.plan.id, number + 1, total)
-
-
-def _padding(loaded: Loaded) -> int:
-    """The token id that fills up shorter rows: the model's own for that, where it has one."""
-    found = getattr(loaded.module.config, "pad_token_id", None)
-    return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0

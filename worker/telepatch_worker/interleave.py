@@ -120,6 +120,29 @@ class Interleaved:
         finally:
             run.end()
 
+    def whole(self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[Job]] = tuple) -> Any:
+        """Run the model to its end, whoever still waits, and give what it returns.
+
+        Args:
+            inputs: what the model is called with.
+            parts: the jobs; there may be none.
+            dropped: asked at every site: the jobs that shall take no further part from here. What it raises ends the
+                forward.
+
+        Raises:
+            Exception: whatever the model itself raises, or `dropped`; what a job raises goes to its `fail`.
+        """
+        run = self._interleaver
+        run.begin(self._envoy, parts, dropped, early=False)
+        try:
+            with run, torch.no_grad():
+                run.busy = True
+                returned = self.module(**inputs)
+            run.miss()
+            return returned
+        finally:
+            run.end()
+
     def apply(self, path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What a module of the model gives for a value, with nobody watching it or its children."""
         found = self.module.get_submodule(path)
@@ -236,9 +259,13 @@ class _Interleaver(interleaver.Interleaver):
         super().__init__()
         self._walkers: list[_Mediator] = []
         self._dropped: Callable[[], Sequence[Job]] = tuple
+        self._early = True
 
-    def begin(self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[Job]]) -> None:
-        """Take in the jobs of the forward that follows."""
+    def begin(
+        self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[Job]], *, early: bool = True
+    ) -> None:
+        """Take in the jobs of the forward that follows, which stops `early` or runs to its end."""
+        self._early = early
         self.counts.clear()
         self.batcher = _Batcher(envoy)
         self._dropped = dropped
@@ -285,7 +312,7 @@ class _Interleaver(interleaver.Interleaver):
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)
-        if not self.parked:
+        if self._early and not self.parked:
             raise _Stop
         return value
 
