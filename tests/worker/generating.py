@@ -1,22 +1,62 @@
-"""Generations as tests write them: an owner that does what it is told and keeps what it hears."""
+"""Generations as tests write them: an owner that does what it is told and keeps what it hears, and tiny models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
+from telepatch_worker.cards import CardFile
 from telepatch_worker.decode import Decoder
 from telepatch_worker.engine import Engine
 from telepatch_worker.generation import Generated, Generation
 from telepatch_worker.interleave import Moment
+from telepatch_worker.load import load
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.stopping import Ending
 
+SMALL = {
+    "vocab_size": 257,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+}
+CONFIGS = {
+    "mistral": {**SMALL, "num_key_value_heads": 2, "sliding_window": 12},
+    "gemma2": {**SMALL, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 12},
+    "qwen3": {**SMALL, "num_key_value_heads": 2, "head_dim": 16},
+    "gpt_neox": SMALL,
+    "llama": {**SMALL, "num_key_value_heads": 2},
+    "bloom": {"vocab_size": 257, "hidden_size": 32, "n_layer": 3, "n_head": 4, "eos_token_id": 256},
+    "mamba": {"vocab_size": 257, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "eos_token_id": 256},
+}
+"""Architectures that differ in how they hold what they have read."""
+_EAGER = ("gemma2", "mamba", "llama", "bloom")
+
 Write = Callable[[torch.Tensor], torch.Tensor]
+
+
+def tiny(family: str, cache: Path) -> Engine:
+    """A model of random weights of some architecture."""
+    attention: Any = "eager" if family in _EAGER else "sdpa"
+    card = CardFile(
+        id=family.replace("_", "-"),
+        source=f"config:{family}",
+        config=CONFIGS[family],
+        tokenizer="bytes",
+        seed=5,
+        attention=attention,
+    )
+    return Engine(load(card, cache=cache))
 
 
 class Person:
@@ -84,9 +124,7 @@ def generation(name: str, prompt: Any, new: int = 8, **more: Any) -> Generation:
     """Of these token ids; `texts`, `tokens`, `eos` are of its ending, all else of its sampling. No eos by default."""
     ending = {key: more.pop(key) for key in ("texts", "tokens", "eos") if key in more}
     ids = torch.tensor(prompt)
-    return Generation(
-        name, ids if ids.ndim == 2 else ids[None], Sampling(**more), Ending(new, **{"eos": (), **ending})
-    )
+    return Generation(name, ids if ids.ndim == 2 else ids[None], Sampling(**more), Ending(new, **{"eos": (), **ending}))
 
 
 def finish(decoder: Decoder, most: int = 2000) -> None:

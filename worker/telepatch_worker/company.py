@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -111,8 +111,11 @@ class Member:
             self._reasons = [reason or "asked" for reason in self._reasons]
         self.step += 1
 
-    def result(self) -> Generated:
-        """What has been generated. It must be over, and its owner still there."""
+    def say_end(self) -> None:
+        """Tell the owner what has come out."""
+        self.guest.owner.ended(self.name, self._result())
+
+    def _result(self) -> Generated:
         lengths = tuple(len(tokens) for tokens in self._tokens)
         filled = [tokens + [self._padding] * (max(lengths) - len(tokens)) for tokens in self._tokens]
         reasons = tuple(reason for reason in self._reasons if reason is not None)
@@ -185,11 +188,3 @@ class Company:
         """Take in all members of another."""
         self.past.join(other.past)
         self.members += other.members
-
-
-def by_guest(members: Sequence[Member], rows: Mapping[int, Rows]) -> dict[Guest, dict[str, tuple[Member, Rows]]]:
-    """The members of each guest, by name, and where they lie."""
-    found: dict[Guest, dict[str, tuple[Member, Rows]]] = {}
-    for place, member in enumerate(members):
-        found.setdefault(member.guest, {})[member.name] = (member, rows[place])
-    return found

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from telepatch_protocol.errors import BadArgument, NotYetSupported
 from telepatch_worker.batch import pack
-from telepatch_worker.company import Company, Guest, Member, by_guest
+from telepatch_worker.company import Company, Guest, Member
 from telepatch_worker.generation import Generation, Owner
 from telepatch_worker.head import Head
 from telepatch_worker.interleave import Interleaved, Job, Moment, Part
 from telepatch_worker.layout import Rows
 from telepatch_worker.load import Loaded, padding_of
+from telepatch_worker.lobby import Lobby, Room, Unit
 from telepatch_worker.past import Past, cache_name, new_cache, parameters_of, sharing_of
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.stopping import Stopper, eos_of
@@ -23,38 +23,6 @@ from telepatch_worker.trouble import as_job_error, bare
 
 Dropped = Callable[[], Collection[Job]]
 """Asked between forwards and at their sites: the owners that shall leave. They know why, and are not told."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """How much goes on at once.
-
-    Attributes:
-        rows: of all generations.
-        tokens: positions of one forward over prompts, padding included.
-        bytes: of all caches, as they will be at their ends; None for no limit.
-    """
-
-    rows: int = 256
-    tokens: int = 16_384
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """Generations of one owner that begin together."""
-
-    members: tuple[Member, ...]
-    alone: bool
-    bytes: int
-
-    @property
-    def rows(self) -> int:
-        return sum(member.rows for member in self.members)
-
-    @property
-    def longest(self) -> int:
-        return max(member.prompt_length for member in self.members)
 
 
 class _Deserted(Exception):
@@ -87,20 +55,18 @@ class Decoder:
         self._model = model
         self._loaded = loaded
         self._card = loaded.card
-        self._room = room or Room()
+        self._lobby = Lobby(room or Room())
         self._head = Head(loaded.module)
         self._positions = "position_ids" in parameters_of(loaded.module)
         self._eos = eos_of(loaded.module)
         self._pad = padding_of(loaded)
         self._guests: dict[int, Guest] = {}
-        self._waiting: deque[_Unit] = deque()
-        self._running: list[_Unit] = []
         self._companies: list[Company] = []
 
     @property
     def busy(self) -> bool:
         """Whether anything is left to do."""
-        return bool(self._waiting or self._companies)
+        return bool(self._companies) or not self._lobby.empty
 
     def price(self, generation: Generation) -> int:
         """Bytes that the cache of a generation takes at its end."""
@@ -124,7 +90,7 @@ class Decoder:
         self._check(owner, generations)
         guest = self._guests.setdefault(id(owner), Guest(owner))
         members = tuple(Member(one, guest, self._stopper(one), self._pad) for one in generations)
-        self._waiting.append(_Unit(members, alone, sum(self.price(one) for one in generations)))
+        self._lobby.add(Unit(members, alone, sum(self.price(one) for one in generations)))
 
     def turn(self, dropped: Dropped = tuple) -> None:
         """Let everybody who runs take one step, then let in those for whom there is room."""
@@ -132,7 +98,7 @@ class Decoder:
         for company in self._companies:
             self._step(company, dropped)
         self._companies = [company for company in self._companies if company.members]
-        for members, alone in self._forwards(self._admitted()):
+        for members, alone in self._forwards(self._lobby.admit()):
             begun = self._begin(members, dropped, alone=alone)
             if begun is not None:
                 self._seat(begun)
@@ -142,7 +108,7 @@ class Decoder:
 
     def _check(self, owner: Owner, generations: Sequence[Generation]) -> None:
         names = [one.name for one in generations]
-        known = [member.name for unit in self._units() for member in unit.members if member.guest.owner is owner]
+        known = [member.name for unit in self._lobby for member in unit.members if member.guest.owner is owner]
         if not names or len({*names, *known}) < len(names) + len(known):
             raise BadArgument(f"generations of one owner need names of their own; found {[*known, *names]}")
         for one in generations:
@@ -152,9 +118,6 @@ class Decoder:
         most = self._card.limits.max_positions - generation.prompt.shape[1] + 1
         return Stopper(generation.ending, self._eos, self._loaded.tokenizer, most)
 
-    def _units(self) -> Iterable[_Unit]:
-        return [*self._waiting, *self._running]
-
     def _drop(self, owners: Collection[Job]) -> list[Guest]:
         """Mark those that shall leave."""
         found = [self._guests[id(owner)] for owner in owners if id(owner) in self._guests]
@@ -162,30 +125,7 @@ class Decoder:
             guest.left = True
         return found
 
-    def _admitted(self) -> list[_Unit]:
-        """The units that begin now, first come, first served."""
-        found: list[_Unit] = []
-        running = [unit for unit in self._running if not all(member.over for member in unit.members)]
-        while self._waiting:
-            unit = self._waiting[0]
-            if not unit.members[0].guest.left:
-                if (running or found) and not self._fits(unit, running, found):
-                    break
-                found.append(unit)
-            self._waiting.popleft()
-        self._running = running + found
-        return found
-
-    def _fits(self, unit: _Unit, running: Sequence[_Unit], found: Sequence[_Unit]) -> bool:
-        everyone = [*running, *found, unit]
-        new = [*found, unit]
-        return (
-            sum(one.rows for one in everyone) <= self._room.rows
-            and sum(one.rows for one in new) * max(one.longest for one in new) <= self._room.tokens
-            and (self._room.bytes is None or sum(one.bytes for one in everyone) <= self._room.bytes)
-        )
-
-    def _forwards(self, units: Iterable[_Unit]) -> list[tuple[list[Member], bool]]:
+    def _forwards(self, units: Iterable[Unit]) -> list[tuple[list[Member], bool]]:
         """The members that read their prompts together, and whether they stay alone."""
         shared: list[Member] = []
         found: list[tuple[list[Member], bool]] = []
@@ -214,7 +154,7 @@ class Decoder:
 
     def _forget(self) -> None:
         """Let go of guests none of whose generations is left."""
-        kept = {id(member.guest.owner) for unit in self._units() for member in unit.members if not member.over}
+        kept = {id(member.guest.owner) for unit in self._lobby for member in unit.members if not member.over}
         self._guests = {key: guest for key, guest in self._guests.items() if key in kept}
 
     # Forwards
@@ -263,12 +203,15 @@ class Decoder:
         def watch() -> Sequence[Guest]:
             owners = dropped()
             found = self._drop(owners) if owners else []
-            if all(guest.left for guest in guests):
+            for guest in guests:
+                if not guest.left:
+                    break
+            else:
                 raise _Deserted
-            return [guest for guest in found if guest in guests]
+            return found
 
         try:
-            output = self._model.whole({**inputs, **narrowed}, parts, watch)
+            output = self._model.whole({**inputs, **narrowed}, parts, watch, watched=max(ends) > 1)
         except _Deserted:
             return False
         except Exception as error:
@@ -281,28 +224,27 @@ class Decoder:
     def _sample(self, members: Sequence[Member], layout: Mapping[int, Rows], logits: torch.Tensor) -> None:
         """Choose everybody's next token; then ask everybody whether it goes on."""
         likeliest = logits.argmax(-1).cpu()
-        for place, member in enumerate(members):
-            own = slice(layout[place].start, layout[place].start + layout[place].count)
-            _ask(member, lambda member=member, own=own: member.sample(likeliest[own], logits[own], self._card))
+        for member, rows in zip(members, layout.values(), strict=True):
+            own = slice(rows.start, rows.start + rows.count)
+            member.guest.ask(partial(member.sample, likeliest[own], logits[own], self._card), None)
         for member in members:
-            _ask(member, member.go_on)
+            member.guest.ask(member.go_on, None)
             if member.over:
-                _ask(member, lambda member=member: member.guest.owner.ended(member.name, member.result()))
-
-
-def _ask(member: Member, question: Callable[[], None]) -> None:
-    member.guest.ask(question, None)
+                member.guest.ask(member.say_end, None)
 
 
 def _parts(members: Sequence[Member], layout: Mapping[int, Rows]) -> list[Part]:
     """What the owners do in a forward."""
+    own: dict[Guest, dict[str, tuple[int, Rows]]] = {}
+    for member, rows in zip(members, layout.values(), strict=True):
+        own.setdefault(member.guest, {})[member.name] = (member.step, rows)
     found: list[Part] = []
-    for guest, own in by_guest(members, layout).items():
-        steps = {name: member.step for name, (member, _) in own.items()}
+    for guest, named in own.items():
+        steps = {name: step for name, (step, _) in named.items()}
         nothing: Sequence[Moment] = ()
-        moments = guest.ask(lambda guest=guest, steps=steps: guest.owner.moments(steps), nothing)
+        moments = guest.ask(partial(guest.owner.moments, steps), nothing)
         if moments:
-            found.append(Part(guest, tuple(moments), {name: rows for name, (_, rows) in own.items()}))
+            found.append(Part(guest, tuple(moments), {name: rows for name, (_, rows) in named.items()}))
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from nnsight import _c
@@ -26,6 +26,10 @@ from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 
 _ROOT = "model"
+
+After = Literal["stop", "watch", "pass"]
+"""What a forward does once nobody waits for anything more: it stops, or it runs to its end, watched at every site for
+jobs that are to leave, or by itself."""
 
 if _c.unmount is not None and hasattr(object, "save"):
     _c.unmount("save")  # importing nnsight adds `save` to every object there is, which breaks other libraries (anyio)
@@ -120,7 +124,14 @@ class Interleaved:
         finally:
             run.end()
 
-    def whole(self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[Job]] = tuple) -> Any:
+    def whole(
+        self,
+        inputs: dict[str, Any],
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[Job]] = tuple,
+        *,
+        watched: bool = True,
+    ) -> Any:
         """Run the model to its end, whoever still waits, and give what it returns.
 
         Args:
@@ -128,15 +139,16 @@ class Interleaved:
             parts: the jobs; there may be none.
             dropped: asked at every site: the jobs that shall take no further part from here. What it raises ends the
                 forward.
+            watched: whether it is asked at sites after the last moment too; not worth it in a forward that is short.
 
         Raises:
             Exception: whatever the model itself raises, or `dropped`; what a job raises goes to its `fail`.
         """
         run = self._interleaver
-        run.begin(self._envoy, parts, dropped, early=False)
+        run.begin(self._envoy, parts, dropped, then="watch" if watched else "pass")
         try:
             with run, torch.no_grad():
-                run.busy = True
+                run.busy = watched or bool(run.parked)
                 returned = self.module(**inputs)
             run.miss()
             return returned
@@ -259,13 +271,18 @@ class _Interleaver(interleaver.Interleaver):
         super().__init__()
         self._walkers: list[_Mediator] = []
         self._dropped: Callable[[], Sequence[Job]] = tuple
-        self._early = True
+        self._then: After = "stop"
 
     def begin(
-        self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[Job]], *, early: bool = True
+        self,
+        envoy: Envoy,
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[Job]],
+        *,
+        then: After = "stop",
     ) -> None:
-        """Take in the jobs of the forward that follows, which stops `early` or runs to its end."""
-        self._early = early
+        """Take in the jobs of the forward that follows, and what to do when nobody waits any more."""
+        self._then = then
         self.counts.clear()
         self.batcher = _Batcher(envoy)
         self._dropped = dropped
@@ -312,8 +329,10 @@ class _Interleaver(interleaver.Interleaver):
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)
-        if self._early and not self.parked:
-            raise _Stop
+        if not self.parked:
+            if self._then == "stop":
+                raise _Stop
+            self.busy = self._then == "watch"
         return value
 
     def _ready(self, provider: str) -> list[interleaver.Mediator]:

@@ -133,7 +133,7 @@ class Past:
 
     def _layers(self) -> list[Any]:
         """The layers that hold something: a model may leave one out."""
-        return [layer for layer in self.cache.layers if layer.is_initialized]
+        return [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer) and layer.is_initialized]
 
 
 def _widened(tensor: torch.Tensor, before: int, width: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import (
@@ -60,6 +61,7 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed
         self._generator = torch.Generator().manual_seed(self.seed)
+        self._unread = torch.empty(0, dtype=torch.int64)  # no warper here looks at the tokens before
         self._warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
         if sampling.top_k is not None:
             self._warpers.append(TopKLogitsWarper(sampling.top_k))
@@ -79,7 +81,7 @@ class Sampler:
             ValueError: a row gives no token a probability.
         """
         scores = logits.to("cpu", torch.float32, copy=True)
-        chances = self._warpers(torch.empty(len(scores), 0, dtype=torch.int64), scores).softmax(dim=-1)
+        chances = self._warpers(cast(torch.LongTensor, self._unread), scores).softmax(dim=-1)
         if not bool(torch.isfinite(chances).all()):
             raise ValueError("the logits of the next token are not finite, so none can be drawn")
         return torch.multinomial(chances, 1, generator=self._generator).squeeze(1)
