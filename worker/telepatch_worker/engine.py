@@ -11,7 +11,7 @@ from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import groups, halves, pack, pieces
 from telepatch_worker.interleave import Interleaved, Part
-from telepatch_worker.load import Loaded
+from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
@@ -119,7 +119,7 @@ class Engine:
         self.card = loaded.card
         self.limits = limits or BatchLimits()
         self.model = Interleaved(loaded.module)
-        self._pad = _padding(loaded)
+        self._pad = padding_of(loaded)
 
     def run(
         self,
@@ -291,9 +291,3 @@ def _tell(runs: Sequence[Running], progress: Progress) -> None:
         total = run.plan.price.passes
         if run.error is None and run.done and total > 1:
             progress(run.plan.id, min(run.done, total), total)
-
-
-def _padding(loaded: Loaded) -> int:
-    """The token id that fills up shorter rows: the model's own for that, where it has one."""
-    found = getattr(loaded.module.config, "pad_token_id", None)
-    return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from nnsight import _c
@@ -26,6 +26,10 @@ from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 
 _ROOT = "model"
+
+After = Literal["stop", "watch", "pass"]
+"""What a forward does once nobody waits for anything more: it stops, or it runs to its end, watched at every site for
+jobs that are to leave, or by itself."""
 
 if _c.unmount is not None and hasattr(object, "save"):
     _c.unmount("save")  # importing nnsight adds `save` to every object there is, which breaks other libraries (anyio)
@@ -132,6 +136,37 @@ class Interleaved:
             run.miss()
         except _Stop:
             pass
+        finally:
+            run.end()
+
+    def whole(
+        self,
+        inputs: dict[str, Any],
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[object]] = tuple,
+        *,
+        watched: bool = True,
+    ) -> Any:
+        """Run the model to its end, whoever still waits, and give what it returns.
+
+        Args:
+            inputs: what the model is called with.
+            parts: the jobs; there may be none.
+            dropped: asked at every site: the jobs that shall take no further part from here. What it raises ends the
+                forward.
+            watched: whether it is asked at sites after the last moment too; not worth it in a forward that is short.
+
+        Raises:
+            Exception: whatever the model itself raises, or `dropped`; what a job raises goes to its `fail`.
+        """
+        run = self._interleaver
+        run.begin(self._envoy, parts, dropped, then="watch" if watched else "pass")
+        try:
+            with run, torch.no_grad():
+                run.busy = watched or bool(run.parked)
+                returned = self.module(**inputs)
+            run.miss()
+            return returned
         finally:
             run.end()
 
@@ -264,9 +299,18 @@ class _Interleaver(interleaver.Interleaver):
         super().__init__()
         self._walkers: list[_Mediator] = []
         self._dropped: Callable[[], Sequence[object]] = tuple
+        self._then: After = "stop"
 
-    def begin(self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[object]]) -> None:
-        """Take in the jobs of the forward that follows."""
+    def begin(
+        self,
+        envoy: Envoy,
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[object]],
+        *,
+        then: After = "stop",
+    ) -> None:
+        """Take in the jobs of the forward that follows, and what to do when nobody waits any more."""
+        self._then = then
         self.counts.clear()
         self.batcher = _Batcher(envoy)
         self._dropped = dropped
@@ -314,7 +358,9 @@ class _Interleaver(interleaver.Interleaver):
             self.batcher.visit()
         value = super().handle(provider, value)
         if not self.parked:
-            raise _Stop
+            if self._then == "stop":
+                raise _Stop
+            self.busy = self._then == "watch"
         return value
 
     def _ready(self, provider: str) -> list[interleaver.Mediator]:

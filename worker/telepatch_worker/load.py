@@ -180,3 +180,9 @@ def load(
     published = model_card(model, file, revision=revision, device=device, tokenizer=digest)
     progress("ready", 1.0)
     return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded)
+
+
+def padding_of(loaded: Loaded) -> int:
+    """The token id that fills up shorter rows: the model's own for that, where it has one."""
+    found = getattr(loaded.module.config, "pad_token_id", None)
+    return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0
