@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checker import Checked, Checker, exact, starred_index
+from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
 from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import Graph
@@ -27,6 +28,7 @@ def check(
     inputs: Mapping[str, Input] | None = None,
     attachment: Mapping[str, Meta] | None = None,
     results: Callable[[str, str], Meta] | None = None,
+    data: Mapping[str, Columns] | None = None,
 ) -> Checked:
     """Check a whole document.
 
@@ -36,11 +38,12 @@ def check(
         inputs: rows and lengths of invokes where known, by invoke id; others stay symbols.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
 
     Raises:
         GraphError: the first thing that is wrong, with its node and the author's line.
     """
-    checker = Checker(card, attachment=attachment, results=results)
+    checker = Checker(card, attachment=attachment, results=results, data=data)
     _check_head(graph, card)
     _check_kinds(graph)
     for name, constant in graph.constants.items():

@@ -14,6 +14,7 @@ from telepatch_protocol.axes import applied, dim_of
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Event, Schedule, schedule
 from telepatch_protocol.constants import numbers
+from telepatch_protocol.data import Columns, check_digest, no_column
 from telepatch_protocol.errors import (
     BadArgument,
     GraphError,
@@ -35,7 +36,8 @@ from telepatch_protocol.sites import Found
 from telepatch_protocol.sizes import fits_into, most_elements
 
 Value = object
-"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is."""
+"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is; a `Column`
+where rows of data are no tensor together."""
 
 
 MAX_AXES = 32
@@ -78,6 +80,7 @@ class Checker:
         card: of the model.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
     """
 
     def __init__(
@@ -86,10 +89,12 @@ class Checker:
         *,
         attachment: Mapping[str, Meta] | None = None,
         results: Callable[[str, str], Meta] | None = None,
+        data: Mapping[str, Columns] | None = None,
     ) -> None:
         self.card = card
         self.attachment = attachment or {}
         self.results = results or (lambda job, name: UNKNOWN)
+        self.data = data or {}
         self.values: dict[str, Value] = {}
         self.places: dict[str, tuple[Found, ...]] = {}
         self.inputs: dict[str, Input] = {}
@@ -209,8 +214,12 @@ class Checker:
         if isinstance(value, list):
             return [self.argument(one) for one in value]
         if isinstance(value, dict):
-            return self._constant(value)
-        return refs.resolve(value, self.lookup)
+            return no_column(self._constant(value))
+        return refs.resolve(value, self.whole)
+
+    def whole(self, ref: refs.Ref) -> Value:
+        """What a reference stands for, where a column that only `map` and `fit` take is none."""
+        return no_column(self.lookup(ref))
 
     def site(self, text: str) -> sites.Site:
         """A site with all its numbers filled in."""
@@ -245,7 +254,7 @@ class Checker:
         if "result" in value and set(value) <= {"result", "name", "index"}:
             return self._result(value)
         if set(value) == {"data"}:
-            raise NotYetSupported("constants of the form {data: sha256} are not executed by this service yet")
+            return self._data(check_digest(value["data"]))
         raise BadArgument(f"an object with keys {sorted(value)} is no constant; known: range, tensor, result, data")
 
     def _attached(self, name: JsonValue) -> Meta:
@@ -253,6 +262,11 @@ class Checker:
             known = ", ".join(list(self.attachment)[:10]) or "nothing"
             raise UnknownName(f"there is no attached tensor {name!r}; attached: {known}")
         return self.attachment[name]
+
+    def _data(self, digest: str) -> Value:
+        if digest not in self.data:
+            raise UnknownName(f"there is no upload {digest}; PUT /v1/data/{digest} makes it known")
+        return self.data[digest].value()
 
     def _result(self, value: dict[str, JsonValue]) -> Meta:
         job, name, index = value.get("result"), value.get("name"), value.get("index")
@@ -263,7 +277,7 @@ class Checker:
 
     def index(self, index: list[JsonValue] | None) -> tuple[indexing.Element, ...]:
         """An index with its references looked up."""
-        return indexing.parse(index or [], self.lookup)
+        return indexing.parse(index or [], self.whole)
 
     def _sized(self, invoke: Invoke, known: Input | None) -> Input:
         check_form(invoke)
@@ -369,7 +383,7 @@ class Checker:
         if ref is None:
             raise BadArgument(f"save '{name}' is {text!r}; write a reference such as '$id'")
         try:
-            found = self.lookup(ref)
+            found = self.whole(ref)
         except GraphError as error:
             node = ref.id if ref.id in self.values else None
             raise type(error)(f"save '{name}': {error.detail}", node=node) from None
