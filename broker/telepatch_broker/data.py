@@ -106,6 +106,19 @@ class Uploads:
             raise NotFound(f"there is no upload {digest} among yours; PUT /v1/data/{digest} makes it known")
         return found
 
+    async def complete(self, person: str, digest: str) -> Stored:
+        """One upload, all of whose bytes have come.
+
+        Raises:
+            NotFound: `person` has none of that digest.
+            Conflict: bytes of it are missing.
+        """
+        found = await self.get(person, digest)
+        if not found.upload.complete:
+            come = f"{found.upload.received:,} of the {found.upload.bytes:,} bytes"
+            raise Conflict(f"{come} of upload {digest} have come; send the rest")
+        return found
+
     async def list(self, person: str) -> list[Upload]:
         """All uploads of a person, oldest first."""
         names = [digest.decode() for digest in await self._redis.zrange(keys.uploads_of(person), 0, -1)]

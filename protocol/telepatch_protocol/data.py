@@ -116,13 +116,18 @@ class Upload(Frozen):
         return self.columns is not None
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text is a sha256 as uploads are named by it."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def check_digest(text: JsonValue) -> str:
     """A sha256 as uploads are named by it.
 
     Raises:
         BadArgument: something else.
     """
-    if not isinstance(text, str) or not _SHA256.fullmatch(text):
+    if not isinstance(text, str) or not is_digest(text):
         raise BadArgument(
             f"data is named by the sha256 of its bytes, 64 of 0-9 a-f; found {shown(text)}. PUT /v1/data/{{sha256}} "
             "makes it known"
