@@ -45,6 +45,10 @@ _PARTS: dict[frozenset[str], str] = {
 class Sliceable(Protocol):
     """An array of numpy or PyTorch."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+
     def __getitem__(self, key: Any, /) -> Any:
         """A part of it."""
 
@@ -77,6 +81,11 @@ class Rows(Generic[ArrayT]):
         if self.column.kind == "ragged":
             return self.values[begin:end]
         return bytes(self.values[begin:end].tolist()).decode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the values take."""
+        return self.values.nbytes
 
     def meta(self, row: int) -> Meta | None:
         """What is known of a row without looking at it; None for text."""

@@ -18,6 +18,7 @@ from telepatch_protocol.graph import Call, Get, Module, Node, Set
 from telepatch_protocol.literals import with_literals
 from telepatch_protocol.ops import find_op
 from telepatch_protocol.sites import Place
+from telepatch_worker.data import value_of
 from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import run_op, torch_index
 from telepatch_worker.leaves import read_leaf
@@ -242,6 +243,8 @@ class Evaluation:
             return numbers(value["range"])
         if "tensor" in value:
             return self.plan.task.attachment[str(value["tensor"])].to(self.device)
+        if "data" in value:
+            return value_of(self.plan.task.data[str(value["data"])], self.device)
         found = self.plan.task.results[str(value["result"]), str(value["name"])].to(self.device)
         index = value.get("index")
         return found[torch_index(self._index(index), self.device)] if isinstance(index, list) and index else found

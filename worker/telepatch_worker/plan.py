@@ -20,6 +20,7 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.price import price
+from telepatch_worker.data import Columns, column_of, described
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
 
@@ -36,6 +37,7 @@ class Task:
         tokens: token ids of the invokes that are text, by invoke id: rows of equal length. Missing ones are tokenized.
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
+        data: the columns that ``{data: sha256}`` constants name, by digest and name.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Task:
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
+    data: Mapping[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def _checked(task: Task, card: ModelCard, graph: Graph, texts: Mapping[str, Toke
 
     inputs = {name: Input(len(rows), len(rows[0])) for name, rows in texts.items()}
     attachment = {name: _meta(tensor) for name, tensor in task.attachment.items()}
-    return check(graph, card, inputs=inputs, attachment=attachment, results=result)
+    data = {digest: described(columns) for digest, columns in task.data.items()}
+    return check(graph, card, inputs=inputs, attachment=attachment, results=result, data=data)
 
 
 def _meta(tensor: torch.Tensor) -> Meta:
@@ -176,7 +180,12 @@ def _text_tokens(invoke: Invoke, task: Task, tokenize: Callable[[str], list[int]
 
 def _constant(graph: Graph, value: JsonValue) -> object:
     """What an input stands for: itself, or the constants that it names."""
-    return refs.resolve(value, lambda ref: graph.constants.get(ref.id))
+
+    def lookup(ref: refs.Ref) -> object:
+        found = graph.constants.get(ref.id)
+        return {**found, "column": ref.output} if isinstance(found, dict) and ref.output is not None else found
+
+    return refs.resolve(value, lookup)
 
 
 def _tokens(invoke: Invoke, task: Task, texts: Mapping[str, TokenRows], card: ModelCard) -> torch.Tensor:
@@ -195,9 +204,12 @@ def _tokens(invoke: Invoke, task: Task, texts: Mapping[str, TokenRows], card: Mo
 
 
 def _tensor_of(form: dict[str, object], task: Task) -> object:
-    """Ids that are an attached tensor, a range, or a value of an earlier job."""
+    """Ids that are an attached tensor, a range, a column of data, or a value of an earlier job."""
     if "tensor" in form:
         return task.attachment[str(form["tensor"])]
+    if "data" in form:
+        column = form.get("column")
+        return column_of(task.data[str(form["data"])], None if column is None else str(column)).values
     if "range" in form:
         bounds = form["range"]
         return list(range(*bounds)) if isinstance(bounds, list) else bounds
