@@ -119,9 +119,10 @@ class Uploads:
             raise Conflict(f"{come} of upload {digest} have come; send the rest")
         return found
 
-    async def list(self, person: str) -> list[Upload]:
+    async def all_of(self, person: str) -> list[Upload]:
         """All uploads of a person, oldest first."""
-        names = [digest.decode() for digest in await self._redis.zrange(keys.uploads_of(person), 0, -1)]
+        digests = cast("list[bytes]", await self._redis.zrange(keys.uploads_of(person), 0, -1))
+        names = [digest.decode() for digest in digests]
         return [found.upload for found in await self._read(person, names) if found is not None]
 
     async def used(self, person: str) -> int:
@@ -147,7 +148,7 @@ class Uploads:
     async def expire(self) -> int:
         """Forget uploads whose next part has not come for too long; returns their number."""
         now = (await self._redis.time())[0] * 1000
-        due = await self._redis.zrangebyscore(keys.UNFINISHED, "-inf", now, start=0, num=_SWEEP)
+        due = cast("list[bytes]", await self._redis.zrangebyscore(keys.UNFINISHED, "-inf", now, start=0, num=_SWEEP))
         owned = [member.decode().split(" ") for member in due]
         return sum([await self._run("upload_delete", person, digest, "unfinished") for person, digest in owned])
 

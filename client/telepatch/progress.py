@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from telepatch.outcome import Outcome
 
@@ -35,7 +36,7 @@ class Progress:
         self._last: tuple[str, float] = ("", 0.0)
         self._width = 0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

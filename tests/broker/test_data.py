@@ -61,7 +61,7 @@ async def test_an_upload_is_described_and_read_back(uploads: Uploads):
     stored = await uploads.get("ada", DIGEST)
     assert stored.upload == found
     assert b"".join([chunk async for chunk in uploads.read(stored, 5, 9)]) == DATA[5:9]
-    assert await uploads.list("ada") == [found]
+    assert await uploads.all_of("ada") == [found]
     assert await uploads.used("ada") == SIZE
 
 
@@ -131,7 +131,7 @@ async def test_bytes_that_are_not_what_they_should_be_are_thrown_away(
 ):
     with pytest.raises(error, match=said):
         await send(uploads, data=data, digest=digest)
-    assert await uploads.list("ada") == []
+    assert await uploads.all_of("ada") == []
     assert await uploads.used("ada") == 0
     assert await collected(lane, client, blobs) == []
 
@@ -189,7 +189,7 @@ async def test_what_nobody_goes_on_with_is_forgotten(client: redis.asyncio.Redis
     assert await uploads.expire() == 0
     await asyncio.sleep(1.3)  # housekeeping counts whole seconds
     assert await uploads.expire() == 1
-    assert [one.sha256 for one in await uploads.list("ada")] == [DIGEST]
+    assert [one.sha256 for one in await uploads.all_of("ada")] == [DIGEST]
     assert await uploads.used("ada") == SIZE
     assert len(await collected(lane, client, blobs)) == 1
 
@@ -207,7 +207,7 @@ async def test_a_deleted_upload_stays_for_jobs_that_need_it_and_counts_until_the
     jobs = [await using(uploads, lane) for _ in range(3)]
     assert [one.error for one in await lane.submit(jobs)] == [None] * 3
     await uploads.delete("ada", DIGEST)
-    assert await uploads.list("ada") == []
+    assert await uploads.all_of("ada") == []
     assert len(await collected(lane, client, blobs)) == 1
     [first, second] = await lane.take("gpt2", "w1", max_jobs=2)
     assert await lane.data(first, DIGEST) == DATA

@@ -50,7 +50,7 @@ class UploadList(Frozen):
 @router.get("", response_model_exclude_none=True)
 async def uploads(person: Person, found: Found) -> UploadList:
     """One's own uploads."""
-    kept, used = await found.uploads.list(person), await found.uploads.used(person)
+    kept, used = await found.uploads.all_of(person), await found.uploads.used(person)
     return UploadList(uploads=tuple(kept), bytes=used, limit=found.settings.gateway_data_bytes)
 
 
