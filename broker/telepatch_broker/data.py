@@ -25,6 +25,12 @@ from telepatch_protocol.errors import BadArgument, Conflict, GraphError, NotFoun
 _FIELDS = ("bytes", "received", "created", "columns", "blob")
 _SWEEP = 200
 
+MAX_UPLOADS = 10_000
+"""How many uploads a person may have; each takes room in Redis, however few bytes it has."""
+
+MAX_PARTS = 10_000
+"""How many parts an upload may come in; each is a blob until all are there."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -158,13 +164,15 @@ class Uploads:
             raise PayloadTooLarge(f"the upload has {size:,} bytes; one upload may have {self._upload_bytes:,}")
         if size < 1:
             raise BadArgument("the upload has no bytes; an upload is a safetensors file")
-        limits = (self._person_bytes, self._keep_ms)
+        limits = (self._person_bytes, MAX_UPLOADS, self._keep_ms)
         outcome, number = await self._run("upload_begin", person, check_digest(digest), size, *limits)
         if outcome == b"full":
             raise PayloadTooLarge(
                 f"the upload has {size:,} bytes, and yours take {number:,} of the {self._person_bytes:,} that you may "
                 "have; delete some: GET /v1/data lists them"
             )
+        if outcome == b"many":
+            raise PayloadTooLarge(f"you have {MAX_UPLOADS:,} uploads, and may have no more; delete some, or join them")
         if outcome == b"known" and number != size:
             raise Conflict(f"upload {digest} was begun with {number:,} bytes, not {size:,}; DELETE it to begin anew")
         return (await self.get(person, digest)).upload
@@ -189,8 +197,12 @@ class Uploads:
             await self._blobs.delete(name)
             return 0
         place = (person, before.sha256, before.received)
-        if not await self._run("upload_part", *place, name, came, self._keep_ms):
+        outcome = await self._run("upload_part", *place, name, came, self._keep_ms, MAX_PARTS)
+        if outcome != 1:
             await self._blobs.delete(name)
+        if outcome == -1:
+            raise PayloadTooLarge(f"an upload may come in {MAX_PARTS:,} parts; DELETE it, and send larger ones")
+        if outcome == 0:
             raise Conflict(f"another request has changed upload {before.sha256} meanwhile; ask how far it is")
         return came
 

@@ -63,7 +63,8 @@ class Sending(Progress):
         self.tick()
 
     def _state(self) -> str:
-        return f"sending data, {self._sent / 2**20:.0f} of {self._size / 2**20:.0f} MiB"
+        tenths = 10 * self._sent // self._size  # a log gets a line for each of these, not for each part
+        return f"sending data, {10 * tenths} % of {self._size / 2**20:,.1f} MiB"
 
 
 async def send(transport: Transport, file: File, sent: Callable[[int], None]) -> Upload:

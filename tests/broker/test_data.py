@@ -112,7 +112,7 @@ async def test_two_requests_at_once_make_one_upload(uploads: Uploads, lane: Lane
 async def test_a_script_whose_answer_was_lost_can_be_repeated(uploads: Uploads, client: redis.asyncio.Redis):
     await send(uploads, data=DATA[:20], part=True)
     part = (await client.lrange(keys.parts_of("ada", DIGEST), 0, -1))[0]
-    assert await uploads._run("upload_part", "ada", DIGEST, 0, part, 20, 1000) == 1
+    assert await uploads._run("upload_part", "ada", DIGEST, 0, part, 20, 1000, 9) == 1
     assert (await send(uploads)).complete
     blob = (await uploads.get("ada", DIGEST)).blob
     assert await uploads._run("upload_finish", "ada", DIGEST, blob or "", "{}") == 1
@@ -146,6 +146,19 @@ async def test_limits_have_both_numbers(uploads: Uploads):
     assert (await send(uploads, "bob")).complete
     await uploads.delete("ada", "a" * 64)
     assert await uploads.used("ada") == SIZE
+
+
+async def test_uploads_and_parts_are_limited_in_number(uploads: Uploads, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MAX_UPLOADS", 2)
+    monkeypatch.setattr(module, "MAX_PARTS", 3)
+    await send(uploads, digest="a" * 64, size=4, data=b"x")
+    for start in range(3):
+        await send(uploads, data=DATA[start : start + 1], start=start, part=True)
+    with pytest.raises(PayloadTooLarge, match="in 3 parts"):
+        await send(uploads, data=DATA[3:], start=3, part=True)
+    assert (await uploads.get("ada", DIGEST)).upload.received == 3
+    with pytest.raises(PayloadTooLarge, match="you have 2 uploads"):
+        await send(uploads, digest="b" * 64, size=4, data=b"x")
 
 
 async def test_uploads_begun_at_once_do_not_exceed_the_limit(uploads: Uploads):
@@ -183,10 +196,11 @@ async def test_others_have_no_such_upload_and_deleting_hurts_nobody_else(uploads
 
 
 async def test_what_nobody_goes_on_with_is_forgotten(client: redis.asyncio.Redis, blobs: DirectoryBlobs, lane: Lane):
-    uploads = Uploads(client, blobs, unfinished_seconds=0.2)
+    uploads = Uploads(client, blobs, unfinished_seconds=0.5)
     await send(uploads)
     await send(uploads, digest="a" * 64, size=SIZE, data=b"begun")
     assert await uploads.expire() == 0
+    assert await uploads._run("upload_delete", "ada", "a" * 64, "unfinished") == 0  # its part came meanwhile
     await asyncio.sleep(1.3)  # housekeeping counts whole seconds
     assert await uploads.expire() == 1
     assert [one.sha256 for one in await uploads.all_of("ada")] == [DIGEST]

@@ -151,8 +151,11 @@ def test_progress_is_a_line_with_both_sizes(
     monkeypatch.setattr("telepatch.progress.PATIENCE_S", 0.0)
     file = File.of({"x": np.zeros((1, PART // 2), np.float32)})
     with Sending(file, shown=True) as progress:
-        progress.sent(PART)
-    assert "telepatch: sending data, 8 of 16 MiB" in capsys.readouterr().err
+        for at in range(PART, PART + 1000):
+            progress.sent(at)
+    said = capsys.readouterr().err
+    assert said.startswith("telepatch: sending data, 40 % of 16.0 MiB (")
+    assert said.count("\n") == 1
     with Sending(file, shown=False) as progress:
         progress.sent(PART)
     assert capsys.readouterr().err == ""
