@@ -34,7 +34,7 @@ def task(build: Any) -> Any:
         constants = {"pairs": {"data": PAIRS}, "one": {"data": ONE}, "ragged": {"data": RAGGED}}
         found = build.task(MODEL, {"a": IDS} if inputs is None else inputs, *nodes, constants=constants, **more)
         uploads = {
-            PAIRS: columns(x=Tensor(X, "bfloat16"), ids=Tensor.of(np.array([[1, 2, 3], [4, 5, 6]])), text=["a", "b"]),
+            PAIRS: columns(bf=Tensor(X, "bfloat16"), ids=Tensor.of(np.array([[1, 2, 3], [4, 5, 6]])), text=["a", "b"]),
             ONE: columns(x=Tensor.of(X)),
             RAGGED: columns(ids=[Tensor.of(np.arange(n)) for n in (2, 3)]),
         }
@@ -48,7 +48,7 @@ def test_a_column_is_a_value_by_its_name_alone_and_inline(gpt2: Any, build: Any,
         build.get("h", "blocks.0:resid_post", [":", -1]),
         build.call("sum", "add", "$h", "$one"),
         build.call("named", "add", "$h", {"data": ONE}),
-        build.call("half", "to", "$pairs.x", "float32"),
+        build.call("half", "to", "$pairs.bf", "float32"),
     )
     [found] = gpt2.run([task(*nodes)])
     assert found.error is None, found.error
