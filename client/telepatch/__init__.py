@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from telepatch import ops
     from telepatch.constants import tensor
+    from telepatch.data import DataColumn, Dataset
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
     from telepatch.model import Model
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DataColumn",
+    "Dataset",
     "Lab",
     "Model",
     "NotSaved",
@@ -58,6 +61,7 @@ __all__ = [
 
 _HOMES = {
     "constants": ("tensor",),
+    "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
     "not_yet": ("cond", "fit", "grad", "map", "repeat"),

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from telepatch.lines import Place, at_place, here
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checker
+from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, CausalLoop, GraphError, TelepatchError, TraceError
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, ModelRef, Module, Node, Options, Run, Set
 from telepatch_protocol.jobs import new_job_id
@@ -60,6 +61,9 @@ class Builder:
         self._saved: dict[str, Meta] = {}
         self.checker = Checker(card, results=self._result_meta)
         self.checker.attachment = self._metas
+        self._columns: dict[str, Columns] = {}
+        self._uploads: dict[str, str] = {}
+        self.checker.data = self._columns
 
     def slot(self) -> int:
         """A place in the document, for a read that is only made when its value is used."""
@@ -123,6 +127,13 @@ class Builder:
         self.tensors.setdefault(name, tensor)
         self._metas[name] = tensor.meta
         return self.constant({"tensor": name})
+
+    def data(self, digest: str, columns: Columns) -> str:
+        """Use data that the service holds; gives the id of the one constant that stands for it."""
+        self._columns[digest] = columns
+        if digest not in self._uploads:
+            self._uploads[digest] = self.constant({"data": digest})
+        return self._uploads[digest]
 
     def add_invoke(self, **form: Any) -> Invoke:
         """One more input of the run."""

@@ -15,6 +15,7 @@ from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_r
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, Value
 from telepatch_protocol.closing import check_backward, close, where
+from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, NotYetSupported, ShapeError, UnknownName
 from telepatch_protocol.executed import check_kind, check_run_kind
@@ -51,6 +52,7 @@ class Checker(Lookup):
         card: of the model.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
         lengths: numbers of tokens of texts, where known.
         aligned: whether all inputs of a run have to be equally long.
         together: whether several invokes may share a forward.
@@ -62,11 +64,12 @@ class Checker(Lookup):
         *,
         attachment: Mapping[str, Meta] | None = None,
         results: Callable[[str, str], Meta] | None = None,
+        data: Mapping[str, Columns] | None = None,
         lengths: Mapping[str, int] | None = None,
         aligned: bool = False,
         together: bool = True,
     ) -> None:
-        super().__init__(card, attachment, results)
+        super().__init__(card, attachment, results, data)
         self.lengths = lengths or {}
         self.aligned = aligned
         self.together = together

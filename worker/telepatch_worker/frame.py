@@ -18,6 +18,7 @@ from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
 from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
+from telepatch_worker.data import value_of
 from telepatch_worker.inputs import token_rows
 from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import torch_index
@@ -255,6 +256,8 @@ class Frame:
             return numbers(value["range"])
         if "tensor" in value:
             return task.attachment[str(value["tensor"])].to(self.context.device)
+        if "data" in value:
+            return value_of(task.data[str(value["data"])], self.context.device)
         found = task.results[str(value["result"]), str(value["name"])].to(self.context.device)
         index = value.get("index")
         if not isinstance(index, list) or not index:

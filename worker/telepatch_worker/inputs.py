@@ -26,8 +26,10 @@ def token_rows(frame: Frame, invoke: Invoke) -> torch.Tensor:
     """
     given = frame.argument(invoke.text if invoke.form == "text" else invoke.ids)
     if invoke.form == "text":
-        tokens = frame.context.plan.tokens
-        given = [tokens[str(one)] for one in (given if isinstance(given, list) else [given])]
+        ids = [frame.context.plan.ids_of(str(one)) for one in (given if isinstance(given, list) else [given])]
+        if len(lengths := sorted({len(row) for row in ids})) > 1:
+            raise ShapeError(f"the texts of invoke '{invoke.id}' have {', '.join(map(str, lengths))} tokens")
+        given = ids
     found = torch.as_tensor(given, dtype=torch.int64).cpu()
     if found.ndim not in (1, 2) or not found.numel():
         shape = tuple(found.shape)

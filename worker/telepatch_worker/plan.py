@@ -20,6 +20,7 @@ from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
 from telepatch_protocol.sizes import Dim
 from telepatch_protocol.subgraphs import all_nodes
+from telepatch_worker.data import Columns, described
 from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
 Tokenize = Callable[[str], list[int]]
@@ -35,6 +36,7 @@ class Task:
         tokens: token ids of texts, by text. Missing ones are tokenized.
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
+        data: the columns that ``{data: sha256}`` constants name, by digest and name.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Task:
     tokens: Mapping[str, list[int]] = field(default_factory=dict)
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
+    data: Mapping[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Plan:
         task: the job.
         checked: its graph, with the places and forwards of every scope.
         root: how its top level is evaluated.
-        tokens: token ids of its texts, by text.
+        tokens: token ids of the texts that stand in it, by text.
+        tokenize: for texts that do not, such as rows of data.
         alone: whether it shares its forwards with no other job.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
@@ -65,6 +69,7 @@ class Plan:
     checked: Checked
     root: ScopePlan
     tokens: Mapping[str, list[int]]
+    tokenize: Tokenize | None
     alone: bool
     reads_engine: bool
     grads: bool
@@ -81,6 +86,18 @@ class Plan:
     def id(self) -> str:
         """Of the job."""
         return self.task.id
+
+    def ids_of(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            BadArgument: the model takes token ids only.
+        """
+        if text in self.tokens:
+            return self.tokens[text]
+        if self.tokenize is None:
+            raise BadArgument("this model has no tokenizer; give token ids")
+        return self.tokenize(text)
 
     @property
     def longest(self) -> int:
@@ -127,6 +144,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         checked=checked,
         root=root,
         tokens=tokens,
+        tokenize=tokenize,
         alone=alone,
         reads_engine=root.reads_engine(),
         grads=bool(gradients),
@@ -148,7 +166,8 @@ def _checked(task: Task, card: ModelCard, graph: Graph, tokens: Mapping[str, lis
 
     lengths = {text: len(ids) for text, ids in tokens.items()}
     attachment = {name: _meta(tensor) for name, tensor in task.attachment.items()}
-    return check(graph, card, lengths=lengths, attachment=attachment, results=result)
+    data = {digest: described(columns) for digest, columns in task.data.items()}
+    return check(graph, card, lengths=lengths, attachment=attachment, results=result, data=data)
 
 
 def _meta(tensor: torch.Tensor) -> Meta:
