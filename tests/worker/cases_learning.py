@@ -8,6 +8,8 @@ from torch.nn import functional as F  # noqa: N812
 
 Z = X.flip(0)
 PROBABLE = X.sigmoid()
+WANTED = PROBABLE.flip(1)
+SURPRISE = -(WANTED * PROBABLE.log() + (1 - WANTED) * (1 - PROBABLE).log())
 SIGNS = torch.where(MASK, 1.0, -1.0)
 IMAGE = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(1))
 SIGNAL = IMAGE[:, :, 0]
@@ -48,14 +50,9 @@ _LOSSES: dict[str, list[Case]] = {
         )
     ],
     "binary_cross_entropy": [
-        case(PROBABLE, MASK.float(), expected=-torch.where(MASK, PROBABLE, 1 - PROBABLE).log().mean()),
-        case(
-            PROBABLE,
-            MASK.float(),
-            POSITIVE[0],
-            "none",
-            expected=-torch.where(MASK, PROBABLE, 1 - PROBABLE).log() * POSITIVE[0],
-        ),
+        case(PROBABLE, WANTED, expected=SURPRISE.mean()),
+        case(PROBABLE, WANTED, POSITIVE[0], "none", expected=SURPRISE * POSITIVE[0]),
+        case(PROBABLE, WANTED, POSITIVE[0], "sum", expected=(SURPRISE * POSITIVE[0]).sum()),
     ],
     "soft_margin_loss": [case(X, SIGNS, expected=(-SIGNS * X).exp().log1p().mean())],
     "hinge_embedding_loss": [case(X, SIGNS, 0.5, "none", expected=torch.where(MASK, X, (0.5 - X).clamp(min=0)))],

@@ -117,7 +117,7 @@ NARROWER = {
     *("searchsorted", "bucketize", "masked_fill", "threshold", "clamp_min", "clamp_max", "hardtanh", "softsign"),
     *("tanhshrink", "addcmul", "index_add", "interpolate", "pad", "cov", "corrcoef", "trapezoid"),
     *("pairwise_distance", "hinge_embedding_loss", "margin_ranking_loss", "cosine_embedding_loss"),
-    *("triplet_margin_loss", "poisson_nll_loss"),
+    *("triplet_margin_loss", "poisson_nll_loss", "l1_loss", "scatter_reduce"),
 }
 """Operations that PyTorch has for integers on a CPU alone, or for integers or booleans in part; here for neither."""
 

@@ -28,6 +28,10 @@ def _floor_divide(input: Any, other: Any) -> Tensor:
     return _div(input, other, "floor")
 
 
+def _remainder(input: Any, other: Any) -> Tensor:
+    return torch.remainder(lifted(input, other) if isinstance(other, Tensor) else input, other)
+
+
 def _clamp(input: Tensor, min: Any, max: Any) -> Tensor:
     if isinstance(min, Tensor) or isinstance(max, Tensor):  # PyTorch takes two numbers or two tensors
         min = None if min is None else lifted(min, input)
@@ -96,7 +100,7 @@ KERNELS: dict[str, Kernel] = {
     "softshrink": placed(functional.softshrink),
     "hardshrink": placed(functional.hardshrink),
     "pow": lambda input, exponent: operator.pow(input, exponent),
-    "remainder": lambda input, other: operator.mod(input, other),
+    "remainder": _remainder,
     "logical_and": _logical(torch.logical_and),
     "logical_or": _logical(torch.logical_or),
     "logical_xor": _logical(torch.logical_xor),

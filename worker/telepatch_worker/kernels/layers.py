@@ -34,7 +34,13 @@ def _batch_norm(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    return functional.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    if not (running_mean.requires_grad or running_var.requires_grad):
+        return functional.batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
+    # PyTorch has no gradient of the statistics.
+    shape = (-1, *(1,) * (input.ndim - 2))
+    found = (input - running_mean.view(shape)) * (running_var.view(shape) + eps).rsqrt()
+    found = found if weight is None else found * weight.view(shape)
+    return found if bias is None else found + bias.view(shape)
 
 
 def _interpolate(input: Tensor, size: Any, mode: str, align_corners: bool | None) -> Tensor:

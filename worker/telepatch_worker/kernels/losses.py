@@ -38,7 +38,10 @@ def _kl_div(input: Tensor, target: Tensor, reduction: str, log_target: bool) -> 
 
 def _binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     bounds.probabilities(input, target)
-    return functional.binary_cross_entropy(input, target, weight, reduction=reduction)
+    if weight is None:
+        return functional.binary_cross_entropy(input, target, reduction=reduction)
+    found = functional.binary_cross_entropy(input, target, reduction="none") * weight  # PyTorch has no gradient of it
+    return found if reduction == "none" else found.mean() if reduction == "mean" else found.sum()
 
 
 KERNELS: dict[str, Kernel] = {

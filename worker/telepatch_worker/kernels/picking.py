@@ -19,16 +19,23 @@ def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None) -> Tensor:
     return torch.take_along_dim(input, bounds.along(input, dim, indices, negative=True), dim)
 
 
+def _used(src: Tensor, index: Tensor) -> Tensor:
+    """The part of a source that an index takes; PyTorch has gradients for that part alone."""
+    return src[tuple(slice(size) for size in index.shape)] if index.ndim == src.ndim else src
+
+
 def _scatter(input: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:
-    return torch.scatter(input, dim, bounds.along(input, dim, index), src)
+    source = _used(src, index) if isinstance(src, Tensor) else src
+    return torch.scatter(input, dim, bounds.along(input, dim, index), source)
 
 
 def _scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    return torch.scatter_add(input, dim, bounds.along(input, dim, index), src)
+    return torch.scatter_add(input, dim, bounds.along(input, dim, index), _used(src, index))
 
 
 def _scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool) -> Tensor:
-    return torch.scatter_reduce(input, dim, bounds.along(input, dim, index), src, reduce, include_self=include_self)
+    found = bounds.along(input, dim, index)
+    return torch.scatter_reduce(input, dim, found, _used(src, index), reduce, include_self=include_self)
 
 
 def _index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, alpha: float) -> Tensor:
