@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.protocol.refusals import MORE_REFUSALS, Refusal
 
 from telepatch_protocol.errors import GraphError
 from telepatch_protocol.indexing import Slice
@@ -28,9 +29,8 @@ _PAIRS = "add sub mul div maximum minimum remainder floor_divide eq ne lt le gt 
 _AXES = "sum mean std var amax amin any all logsumexp max min median argmax argmin prod"
 _FLOATS = "silu softplus softmax log_softmax"
 
-Refusal = tuple[tuple[object, ...], dict[str, object], str]
-
 REFUSALS: dict[str, list[Refusal]] = {
+    **MORE_REFUSALS,
     **{name: [((2,), {}, "'input' is a tensor; found 2")] for name in _ANY.split()},
     **{name: [((TRUTH,), {}, "is not defined for bool, found bool")] for name in _NO_BOOL.split()},
     **{

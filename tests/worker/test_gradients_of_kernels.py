@@ -18,7 +18,7 @@ NONE = {
     *("isin", "matrix_rank", "detach", "unique", "heaviside", "zeros_like", "ones_like", "full_like", "floor_divide"),
     *("gcd", "lcm"),
 }
-"""Operations whose result is no smooth function of what goes in: integers, booleans, steps, and what stops gradients."""
+"""Operations whose result is no smooth function of what goes in: integers, booleans, steps, stops of gradients."""
 
 OF_PARTS = {
     "svd": "U and Vh are known up to a sign, and to a rotation where full_matrices makes them square",

@@ -19,7 +19,7 @@ from telepatch_protocol.literals import with_literals
 from telepatch_protocol.ops import find_op
 from telepatch_protocol.sites import Place
 from telepatch_worker.interleave import Moment
-from telepatch_worker.kernels import run_op, torch_index
+from telepatch_worker.kernels import index_into, run_op
 from telepatch_worker.leaves import read_leaf
 from telepatch_worker.plan import Plan
 from telepatch_worker.trouble import during
@@ -141,7 +141,7 @@ class Evaluation:
 
     def _own(self, value: torch.Tensor, index: Index) -> torch.Tensor:
         """A copy of the indexed part."""
-        found = value[torch_index(index, self.device)] if index else value
+        found = value[index_into(value, index)] if index else value
         shared = found.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
         return found.clone() if shared else found
 
@@ -165,7 +165,7 @@ class Evaluation:
         starred = sites.parse(node.site).starred
         if starred and index:
             index = starred_index(index)
-        at = torch_index(index, self.device) if index else ...
+        at = index_into(region, index) if index else ...
         target = region[at]
         if starred and value.ndim == target.ndim + 1:
             value = value[part if value.shape[0] > 1 else 0]
@@ -244,7 +244,7 @@ class Evaluation:
             return self.plan.task.attachment[str(value["tensor"])].to(self.device)
         found = self.plan.task.results[str(value["result"]), str(value["name"])].to(self.device)
         index = value.get("index")
-        return found[torch_index(self._index(index), self.device)] if isinstance(index, list) and index else found
+        return found[index_into(found, self._index(index))] if isinstance(index, list) and index else found
 
     # Lifetimes
 

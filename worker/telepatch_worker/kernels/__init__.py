@@ -8,7 +8,8 @@ a value, or makes a number of it, of which a gradient may be asked.
 `bounds` the checks of what data could otherwise bring down on a GPU.
 """
 
+from telepatch_worker.kernels.bounds import index_into
 from telepatch_worker.kernels.running import KERNELS, run_op
 from telepatch_worker.tensor_values import DTYPES, meta_of, seed_of, torch_index
 
-__all__ = ["DTYPES", "KERNELS", "meta_of", "run_op", "seed_of", "torch_index"]
+__all__ = ["DTYPES", "KERNELS", "index_into", "meta_of", "run_op", "seed_of", "torch_index"]

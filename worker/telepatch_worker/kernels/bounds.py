@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange
+from telepatch_protocol.indexing import Element
+from telepatch_worker.tensor_values import torch_index
 
 
 def within(index: Tensor, size: int, what: str = "the axis", *, negative: bool = False) -> Tensor:
@@ -57,22 +59,20 @@ def classes(target: Any, count: int, ignored: int, device: torch.device) -> Tens
     return found
 
 
-def indexed(input: Tensor, index: tuple[Any, ...]) -> tuple[Any, ...]:
+def index_into(input: Tensor, index: tuple[Element, ...]) -> tuple[Any, ...]:
     """An index as PyTorch takes it, whose tensors of integers all lie within the axes that they pick from.
+
+    Args:
+        input: the value that it will pick from, or write to.
+        index: elements as `telepatch_protocol.indexing.parse` gives them, tensors in place of values.
 
     Raises:
         IndexOutOfRange: a number past the end of its axis.
+        BadArgument: a tensor that is no index.
     """
-    used = sum(one.ndim if _is_mask(one) else 1 for one in index if one is not None and one is not Ellipsis)
-    place = 0
-    for one in index:
-        if one is Ellipsis:
-            place += max(0, input.ndim - used)
-        elif one is not None:
-            if isinstance(one, Tensor) and not _is_mask(one) and place < input.ndim:
-                along(input, place, one, negative=True)
-            place += one.ndim if _is_mask(one) else 1
-    return index
+    found = torch_index(index, input.device)
+    _check(input, found)
+    return found
 
 
 def probabilities(*values: Tensor) -> None:
@@ -85,6 +85,18 @@ def probabilities(*values: Tensor) -> None:
         if value.numel() and not bool(((value >= 0) & (value <= 1)).all()):
             low, high = (float(end) for end in torch.aminmax(value.detach()))
             raise BadArgument(f"probabilities lie between 0 and 1; found numbers from {low:g} to {high:g}")
+
+
+def _check(input: Tensor, index: tuple[Any, ...]) -> None:
+    used = sum(one.ndim if _is_mask(one) else 1 for one in index if one is not None and one is not Ellipsis)
+    place = 0
+    for one in index:
+        if one is Ellipsis:
+            place += max(0, input.ndim - used)
+        elif one is not None:
+            if isinstance(one, Tensor) and not _is_mask(one) and place < input.ndim:
+                along(input, place, one, negative=True)
+            place += one.ndim if _is_mask(one) else 1
 
 
 def _is_mask(one: object) -> bool:

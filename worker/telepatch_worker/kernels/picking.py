@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from telepatch_worker.kernels import bounds
 from telepatch_worker.kernels.adapters import Kernel, plain
-from telepatch_worker.tensor_values import torch_index
 
 
 def _take_along_dim(input: Tensor, indices: Tensor, dim: int | None) -> Tensor:
@@ -67,7 +66,7 @@ KERNELS: dict[str, Kernel] = {
             *(torch.masked_select, torch.select, torch.narrow, torch.select_scatter, torch.slice_scatter),
         )
     },
-    "index": lambda input, index: input[bounds.indexed(input, torch_index(index, input.device))],
+    "index": lambda input, index: input[bounds.index_into(input, index)],
     "index_select": lambda input, dim, index: torch.index_select(input, dim, bounds.along(input, dim, index)),
     "gather": lambda input, dim, index: torch.gather(input, dim, bounds.along(input, dim, index)),
     "take": lambda input, index: torch.take(input, bounds.within(index, input.numel(), "the value", negative=True)),
