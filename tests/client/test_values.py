@@ -324,9 +324,10 @@ def test_numpy_names_that_differ_from_pytorchs_find_their_operation(model: Model
                 other(a[0])
         with pytest.raises(BadArgument, match="say by name"):
             np.unique(a, True)
-    names = [name for name, *_ in calls(t.graph)]
-    assert names[:8] == ["atan2", "deg2rad", "trunc", "fmax", "float_power", "tile", "hstack", "equal"]
-    assert names[-6:-3] == ["slogdet", "diff", "index"]
+    names = [name for name, *_ in calls(t.graph) if name not in ("index", "transpose", "matmul")]
+    assert names == [
+        *("atan2", "deg2rad", "trunc", "fmax", "float_power", "tile", "hstack", "equal", "slogdet", "diff", "meshgrid"),
+    ]
     assert grid[0].shape == (2, 8)
 
 

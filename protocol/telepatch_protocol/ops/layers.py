@@ -167,7 +167,7 @@ def _slid(sizes: Shape, kernel: Shape, args: Bound) -> Shape:
     count = len(sizes)
     strides = list(kernel) if args["stride"] is None else _per_axis(args, "stride", count)
     margins = _per_axis(args, "padding", count)
-    gaps = _per_axis(args, "dilation", count) if "dilation" in args else [1] * count
+    gaps: list[Dim] = _per_axis(args, "dilation", count) if "dilation" in args else [1] * count
     need_sizes(strides, "stride", least=1)
     need_sizes(margins, "padding")
     need_sizes(gaps, "dilation", least=1)

@@ -74,9 +74,18 @@ def einsum(args: Bound) -> Meta:
     for letter in result.replace("...", ""):
         if letter not in sizes or result.count(letter) > 1:
             raise BadArgument(f"'{args['equation']}': letter '{letter}' of the result is in no term, or twice in it")
+    _need_room_between(terms, result, sizes, dots)
     before, dotted, after = result.partition("...")
     shape = (*(sizes[letter] for letter in before), *(dots if dotted else ()), *(sizes[letter] for letter in after))
     return Meta(shape, dtype)
+
+
+def _need_room_between(terms: list[str], result: str, sizes: dict[str, Dim], dots: Shape) -> None:
+    """Refuse a product of the first terms, of three or more, that is too large before the next one sums it up."""
+    for count in range(2, len(terms)):
+        ahead = "".join((*terms[count:], result))
+        open_letters = [letter for letter in dict.fromkeys("".join(terms[:count])) if letter in ahead]
+        need_room((*dots, *(sizes[letter] for letter in open_letters if letter != ".")), "products")
 
 
 def equation_terms(equation: str) -> tuple[list[str], str]:

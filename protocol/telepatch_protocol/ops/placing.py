@@ -194,7 +194,7 @@ def _sliced(size: Dim, start: object, end: object, step: Dim) -> Dim:
     """How many entries a slice takes."""
     bounds = [one for one in (start, end) if one is None or isinstance(one, int)]
     if len(bounds) == 2 and isinstance(size, int) and isinstance(step, int):
-        return len(range(*slice(*bounds, step).indices(size)))
+        return len(range(*slice(bounds[0], bounds[1], step).indices(size)))
     return size if start in (None, 0) and end is None and step == 1 else Size.unknown(size)
 
 

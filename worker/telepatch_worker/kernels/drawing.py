@@ -50,7 +50,8 @@ def _normal(mean: Any, std: Any, key: Key) -> Tensor:
     given = [one for one in (mean, std) if isinstance(one, Tensor)]
     shape = torch.broadcast_shapes(*(one.shape for one in given))
     noise = torch.randn(shape, dtype=given[0].dtype, generator=_generator(key)).to(given[0].device)
-    return mean + std * noise
+    found: Tensor = mean + std * noise
+    return found
 
 
 def _dropout(input: Tensor, p: float, key: Key) -> Tensor:
