@@ -133,7 +133,7 @@ def svd(args: Bound) -> dict[str, Meta]:
     rows, columns, batch, dtype = matrix_of(args)
     if batch is None:
         return {name: Meta(None, dtype) for name in ("U", "S", "Vh")}
-    short = _smaller(rows, columns)
+    short = smaller(rows, columns)
     inner_u, inner_v = (rows, columns) if args["full_matrices"] else (short, short)
     return {
         "U": Meta((*batch, rows, inner_u), dtype),
@@ -148,7 +148,7 @@ def qr(args: Bound) -> dict[str, Meta]:
     rows, columns, batch, dtype = matrix_of(args)
     if batch is None:
         return {name: Meta(None, dtype) for name in ("Q", "R")}
-    inner = rows if mode == "complete" else _smaller(rows, columns)
+    inner = rows if mode == "complete" else smaller(rows, columns)
     return {"Q": Meta((*batch, rows, inner), dtype), "R": Meta((*batch, inner, columns), dtype)}
 
 
@@ -243,7 +243,8 @@ def need_square(rows: Dim, columns: Dim) -> None:
         raise ShapeError(f"needs a square matrix, found {rows} rows and {columns} columns")
 
 
-def _smaller(left: Dim, right: Dim) -> Dim:
+def smaller(left: Dim, right: Dim) -> Dim:
+    """The smaller of two sizes."""
     if left == right:
         return left
     if isinstance(left, int) and isinstance(right, int):

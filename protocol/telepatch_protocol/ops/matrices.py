@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from telepatch_protocol.errors import BadArgument, ShapeError
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.ops.linear import matmul, matrix_of, need_square
+from telepatch_protocol.ops.linear import matmul, matrix_of, need_square, smaller
 from telepatch_protocol.ops.reductions import without
 from telepatch_protocol.ops.room import need_room
 from telepatch_protocol.ops.rules import (
@@ -23,7 +23,7 @@ from telepatch_protocol.ops.rules import (
 )
 from telepatch_protocol.ops.shaping import need_sizes
 from telepatch_protocol.ops.table import Bound, Rule
-from telepatch_protocol.sizes import Dim, Size, times
+from telepatch_protocol.sizes import Size, times
 
 MOST_POWERS = 10_000
 """The largest exponent of a power of a matrix."""
@@ -175,14 +175,7 @@ def powered(args: Bound) -> Meta:
 def singular_values(args: Bound) -> Meta:
     """As many numbers as a matrix's shorter side."""
     rows, columns, batch, dtype = matrix_of(args)
-    return Meta(None if batch is None else (*batch, shorter(rows, columns)), dtype)
-
-
-def shorter(rows: Dim, columns: Dim) -> Dim:
-    """The smaller of two sizes."""
-    if isinstance(rows, int) and isinstance(columns, int):
-        return min(rows, columns)
-    return rows if rows == columns else Size.unknown(rows if isinstance(rows, int) else columns)
+    return Meta(None if batch is None else (*batch, smaller(rows, columns)), dtype)
 
 
 def least_squares(args: Bound) -> Meta:

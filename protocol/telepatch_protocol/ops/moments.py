@@ -208,11 +208,3 @@ def need_channels(args: Bound, shape: Shape, *names: str) -> None:
         given = args[name]
         if isinstance(given, Meta) and given.shape is not None and not shapes_fit(given.shape, (shape[1],)):
             raise ShapeError(f"'{name}' has shape {given.shape}; there are {shape[1]} channels in {shape}")
-
-
-def softened(args: Bound) -> Meta:
-    """As softmax, for what is drawn: a floating-point value and one of its axes."""
-    value = meta(args, "logits")
-    need_float(value)
-    along(value, args["dim"])
-    return Meta(value.shape, value.dtype)
