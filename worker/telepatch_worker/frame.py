@@ -21,7 +21,7 @@ from telepatch_worker import compound, evaluate, places
 from telepatch_worker.data import value_of
 from telepatch_worker.inputs import token_rows
 from telepatch_worker.interleave import Moment
-from telepatch_worker.kernels import torch_index
+from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Forward, Work, at_once
@@ -262,7 +262,7 @@ class Frame:
         index = value.get("index")
         if not isinstance(index, list) or not index:
             return found
-        return found[torch_index(self.index(index), self.context.device)]
+        return found[index_into(found, self.index(index))]
 
     def close(self) -> None:
         """Let go of everything."""
