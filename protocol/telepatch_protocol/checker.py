@@ -24,7 +24,7 @@ from telepatch_protocol.errors import (
 )
 from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Run, Set
-from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
+from telepatch_protocol.inputs import Input, size_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.meta import UNKNOWN, Meta, shown
 from telepatch_protocol.ops import bind, find_op
@@ -266,10 +266,7 @@ class Checker:
         return indexing.parse(index or [], self.lookup)
 
     def _sized(self, invoke: Invoke, known: Input | None) -> Input:
-        check_form(invoke)
-        size = known or input_of(invoke, self.argument(invoke.text if invoke.form == "text" else invoke.ids))
-        check_limits(invoke, size, self.card)
-        return size
+        return size_of(invoke, known, self.argument, self.card)
 
     def _get(self, node: Get) -> Meta:
         whole = self._at_site(node)

@@ -35,8 +35,8 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, Rows]:
     for invoke in _invokes(graph):
         try:
             texts = _texts(invoke, graph.constants)
-            # Too many rows: the checker says so better.
-            if texts is not None and len(texts) <= model.card.limits.max_rows:
+            # Too many rows, or a model that takes no text: the checker says so better.
+            if texts is not None and len(texts) <= model.card.limits.max_rows and not model.card.inputs:
                 found[invoke.id] = _rows(invoke, texts, model)
         except TelepatchError as error:
             raise graph.blame(error, invoke.id) from None
@@ -49,20 +49,31 @@ def sizes_of(tokens: Mapping[str, Rows]) -> dict[str, Input]:
 
 
 def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -> None:
-    """Hold token ids that are given as such against the vocabulary: on a GPU a wrong one takes the worker down.
+    """Hold token ids, and integers of named tensors, against what the model has: on a GPU a wrong one takes the worker
+    down.
 
     Raises:
-        IndexOutOfRange: an id that is no token.
+        IndexOutOfRange: an id that is no token, or an integer that the input does not have.
     """
     for invoke in _invokes(graph):
-        ids = _array(_resolved(invoke.ids, graph.constants), attachment)
-        if ids is None or ids.size == 0 or not card.vocabulary or ids.dtype.kind not in "iu":
-            continue
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= card.vocabulary:
-            wrong = low if low < 0 else high
+        wrong = _beyond(_array(_resolved(invoke.ids, graph.constants), attachment), card.vocabulary)
+        if wrong is not None:
             detail = f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}"
             raise graph.blame(IndexOutOfRange(detail), invoke.id)
+        for name, value in (invoke.inputs or {}).items():
+            below = card.inputs[name].below if name in card.inputs else None
+            wrong = _beyond(_array(_resolved(value, graph.constants), attachment), below)
+            if wrong is not None:
+                detail = f"invoke '{invoke.id}': '{name}' holds {wrong}; '{card.id}' takes 0 to {(below or 1) - 1}"
+                raise graph.blame(IndexOutOfRange(detail), invoke.id)
+
+
+def _beyond(found: npt.NDArray[Any] | None, below: int | None) -> int | None:
+    """An integer that is not from 0 to below a number, if there is one."""
+    if found is None or found.size == 0 or not below or found.dtype.kind not in "iu":
+        return None
+    low, high = int(found.min()), int(found.max())
+    return low if low < 0 else high if high >= below else None
 
 
 def _invokes(graph: Graph) -> Iterator[Invoke]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_worker.layout import Rows
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan
 
 Key = TypeVar("Key", bound=Hashable)
@@ -58,8 +60,23 @@ def pack(
     return Batch(inputs, rows)
 
 
+def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]:
+    """Put invokes of named tensors, all of one kin, into one batch: their rows one below the other."""
+    total = sum(one.rows for one in invokes.values())
+    ends = accumulate(one.rows for one in invokes.values())
+    rows = {
+        key: Rows(end - one.rows, one.rows, one.length, total, one.length)
+        for (key, one), end in zip(invokes.items(), ends, strict=True)
+    }
+    names = next(iter(invokes.values())).tensors
+    inputs = {name: torch.cat([one.tensors[name] for one in invokes.values()]).to(device) for name in names}
+    return Batch(dict(inputs), rows)
+
+
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows.
+
+    Inputs of named tensors are never filled up: only those of one kin go together.
 
     Args:
         plans: the jobs.
@@ -67,11 +84,11 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     found: list[list[Plan]] = []
-    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
+    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: (-plan.longest, str(plan.kin)))
     for plan in shared:
         last = found[-1] if found else []
         count = sum(one.rows for one in last) + plan.rows
-        if last and count <= rows and count * last[0].longest <= tokens:
+        if last and last[0].kin == plan.kin and count <= rows and count * last[0].longest <= tokens:
             last.append(plan)
         else:
             found.append([plan])

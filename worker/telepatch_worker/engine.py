@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
-from telepatch_worker.batch import groups, halves, pack
+from telepatch_worker.batch import Batch, groups, halves, pack, stack
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded
 from telepatch_worker.plan import Plan, Task, make_plan
@@ -216,9 +216,7 @@ class Engine:
         active = [run for run in runs if not run.stops()]
         if not active:
             return
-        tokens = {(run.plan.id, name): run.plan.tokens[name] for run in active for name in run.plan.invokes(number)}
-        mask = any(run.plan.reads_engine for run in active)
-        batch = pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+        batch = self._batch([(run.plan, name) for run in active for name in run.plan.invokes(number)])
         parts = [
             Part(
                 run,
@@ -228,6 +226,14 @@ class Engine:
             for run in active
         ]
         self.model.forward(batch.inputs, parts, Watch(active))
+
+    def _batch(self, invokes: Sequence[tuple[Plan, str]]) -> Batch[tuple[str, str]]:
+        """What the model is called with."""
+        if self.card.inputs:
+            return stack({(plan.id, name): plan.named[name] for plan, name in invokes}, self.loaded.device)
+        tokens = {(plan.id, name): plan.tokens[name] for plan, name in invokes}
+        mask = any(plan.reads_engine for plan, _ in invokes)
+        return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:
@@ -245,5 +251,5 @@ def _tell(runs: Sequence[Running], number: int, progress: Progress) -> None:
 
 def _padding(loaded: Loaded) -> int:
     """The token id that fills up shorter rows: the model's own for that, where it has one."""
-    found = getattr(loaded.module.config, "pad_token_id", None)
+    found = getattr(getattr(loaded.module, "config", None), "pad_token_id", None)
     return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0

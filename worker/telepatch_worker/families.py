@@ -18,6 +18,7 @@ class Family:
     embed: str
     final_norm: str
     unembed: str
+    head: str = ""
 
 
 FAMILIES = (
@@ -25,10 +26,12 @@ FAMILIES = (
     Family("model.layers.*", "self_attn", "mlp", "model.embed_tokens", "model.norm", "lm_head"),
     Family("gpt_neox.layers.*", "attention", "mlp", "gpt_neox.embed_in", "gpt_neox.final_layer_norm", "lm_head"),
     Family("encoder.layer.*", "attention", "", "embeddings.word_embeddings", "", ""),
+    Family("vit.layers.*", "attention", "mlp", "vit.embeddings", "vit.layernorm", "", "classifier"),
     Family("h.*", "attn", "mlp", "wte", "ln_f", ""),
     Family("layers.*", "self_attn", "mlp", "embed_tokens", "norm", ""),
+    Family("layers.*", "attention", "mlp", "embeddings", "layernorm", ""),
 )
-"""GPT-2, Llama and those built like it, GPT-NeoX, BERT; then GPT-2 and Llama without a head."""
+"""GPT-2, Llama and those built like it, GPT-NeoX, BERT, ViT; then GPT-2, Llama and ViT without a head."""
 
 
 def _matching(pattern: str, modules: tuple[ModuleCard, ...]) -> list[ModuleCard]:
@@ -54,7 +57,7 @@ def aliases_of(modules: tuple[ModuleCard, ...]) -> Aliases:
 def _aliases(family: Family, count: int, modules: tuple[ModuleCard, ...]) -> Aliases:
     inside = {"blocks.*.attn": family.attn, "blocks.*.mlp": family.mlp}
     candidates = {alias: (f"{family.blocks}.{name}", count) for alias, name in inside.items() if name}
-    singles = {"embed": family.embed, "final_norm": family.final_norm, "unembed": family.unembed}
+    singles = {"embed": family.embed, "final_norm": family.final_norm, "unembed": family.unembed, "head": family.head}
     candidates |= {alias: (path, 1) for alias, path in singles.items() if path}
     offered = {alias: path for alias, (path, times) in candidates.items() if _offers(path, times, modules)}
     ports = {"resid_pre": "input", "resid_post": "output"}

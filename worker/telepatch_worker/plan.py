@@ -22,6 +22,7 @@ from telepatch_protocol.order import refs_of
 from telepatch_protocol.price import price
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
+from telepatch_worker.named_inputs import NamedInput, from_form, prepared
 
 TokenRows = list[list[int]]
 
@@ -52,7 +53,8 @@ class Plan:
     Attributes:
         task: the job.
         checked: its graph, with places and forwards.
-        tokens: int64 (rows, positions) of every invoke, on the CPU.
+        tokens: int64 (rows, positions) of every invoke that is tokens, on the CPU.
+        named: the tensors of every other invoke.
         passes: the moments of each forward, in order.
         alone: whether it shares its forwards with no other job.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
@@ -66,6 +68,7 @@ class Plan:
     task: Task
     checked: Checked
     tokens: Mapping[str, torch.Tensor]
+    named: Mapping[str, NamedInput]
     passes: tuple[tuple[Moment, ...], ...]
     alone: bool
     reads_engine: bool
@@ -85,12 +88,18 @@ class Plan:
     @property
     def longest(self) -> int:
         """Positions of its longest input."""
-        return max((rows.shape[1] for rows in self.tokens.values()), default=0)
+        lengths = [*(rows.shape[1] for rows in self.tokens.values()), *(one.length for one in self.named.values())]
+        return max(lengths, default=0)
 
     @property
     def rows(self) -> int:
         """Rows of all its inputs."""
-        return sum(rows.shape[0] for rows in self.tokens.values())
+        return sum(rows.shape[0] for rows in self.tokens.values()) + sum(one.rows for one in self.named.values())
+
+    @property
+    def kin(self) -> tuple[int, tuple[str, ...]] | None:
+        """What jobs of named tensors must agree in to share a forward; None for tokens, which are filled up."""
+        return next((one.kin for one in self.named.values()), None)
 
     def invokes(self, number: int) -> tuple[str, ...]:
         """The invokes that take part in a forward."""
@@ -111,11 +120,13 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
     graph = task.graph
     texts = {invoke.id: _text_tokens(invoke, task, tokenize) for invoke in _invokes(graph) if invoke.form == "text"}
     checked = _checked(task, card, graph, texts)
-    alone = exact(graph) or not _may_share(checked)
+    named = {one.id: _named(one, task, card) for one in _invokes(graph) if one.inputs is not None}
+    kin = {one.kin for one in named.values()}
+    alone = exact(graph) or len(kin) > 1 or not card.shares or not _may_share(checked)
     if alone and not exact(graph):
         options = graph.options.model_copy(update={"isolate": True})
         checked = _checked(task, card, graph.model_copy(update={"options": options}), texts)
-    tokens = {invoke.id: _tokens(invoke, task, texts, card) for invoke in _invokes(graph)}
+    tokens = {one.id: _tokens(one, task, texts, card) for one in _invokes(graph) if one.inputs is None}
     nodes = {node.id: node for node in checked.order}
     needs = {name: frozenset(ref.id for ref in refs_of(node) if ref.id in nodes) for name, node in nodes.items()}
     pure = {name: needs[name] for name, node in nodes.items() if _is_pure(node, checked)}
@@ -124,6 +135,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
         task=task,
         checked=checked,
         tokens=tokens,
+        named=named,
         passes=passes,
         alone=alone,
         reads_engine=any(found.leaf.engine for places in checked.places.values() for found in places),
@@ -192,6 +204,12 @@ def _tokens(invoke: Invoke, task: Task, texts: Mapping[str, TokenRows], card: Mo
             f"invoke '{invoke.id}' holds token id {wrong}; model '{card.id}' has 0 to {card.vocabulary - 1}"
         )
     return tokens
+
+
+def _named(invoke: Invoke, task: Task, card: ModelCard) -> NamedInput:
+    given = {name: _constant(task.graph, value) for name, value in (invoke.inputs or {}).items()}
+    forms = {name: from_form(one, task.attachment, task.results) for name, one in given.items() if isinstance(one, dict)}
+    return prepared(invoke.id, given | forms, card)
 
 
 def _tensor_of(form: dict[str, object], task: Task) -> object:
