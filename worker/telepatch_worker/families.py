@@ -46,12 +46,17 @@ def _offers(pattern: str, count: int, modules: tuple[ModuleCard, ...]) -> bool:
 
 
 def aliases_of(modules: tuple[ModuleCard, ...]) -> Aliases:
-    """The aliases of a model, of those its family has and that are really there; none for an unknown family."""
-    for family in FAMILIES:
-        count = len(_matching(family.blocks, modules))
-        if count and _offers(family.blocks, count, modules):
-            return _aliases(family, count, modules)
-    return Aliases()
+    """The aliases of a model, of those its family has and that are really there; none for an unknown family.
+
+    Two families may keep their blocks under one path; it is then of the one of which it has more.
+    """
+    counted = ((family, len(_matching(family.blocks, modules))) for family in FAMILIES)
+    found = (
+        _aliases(family, count, modules)
+        for family, count in counted
+        if count and _offers(family.blocks, count, modules)
+    )
+    return max(found, key=lambda aliases: len(aliases.modules), default=Aliases())
 
 
 def _aliases(family: Family, count: int, modules: tuple[ModuleCard, ...]) -> Aliases:

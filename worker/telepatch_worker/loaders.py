@@ -47,8 +47,8 @@ def call_loader(file: CardFile, folder: Path | None) -> Made:
     module, inputs = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
     if not isinstance(module, nn.Module) or not isinstance(inputs, Mapping):
         raise LoadError(
-            f"{file.id}: its loader {file.loader} returned {type(module).__name__}; a loader returns a torch.nn.Module, "
-            "or a pair of that and a table of inputs"
+            f"{file.id}: its loader {file.loader} returned {type(module).__name__}; a loader returns a "
+            "torch.nn.Module, or a pair of that and a table of inputs"
         )
     return module, _described(file, inputs)
 

@@ -1,7 +1,7 @@
 """Inputs of named tensors on their way into a forward: what they stand for, as the model takes it.
 
-Nothing is ever padded: a model without a mask could see it. So jobs whose inputs differ in length do not share a forward,
-nor do those of which only some give an optional tensor.
+Nothing is ever padded: a model without a mask could see it. So jobs whose inputs differ in length do not share a
+forward, nor do those of which only some give an optional tensor.
 """
 
 from __future__ import annotations

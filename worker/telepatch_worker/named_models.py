@@ -52,7 +52,9 @@ def inputs_of(
     """
     if not file.named:
         return {}
-    found = {name: _in_dtype(one, file) for name, one in (file.inputs or offered or _image(file, model, folder)).items()}
+    found = {
+        name: _in_dtype(one, file) for name, one in (file.inputs or offered or _image(file, model, folder)).items()
+    }
     _check_arguments(file, model, found)
     return found
 
@@ -93,7 +95,7 @@ def _image(file: CardFile, model: nn.Module, folder: Path | None) -> dict[str, I
     if file.kind != "vision" or not isinstance(channels, int) or len(sides) != 2:
         raise LoadError(
             f"{file.id}: nothing says what this {file.kind} model is called with; give the card a table "
-            "[inputs.NAME] with axes, such as [\"row\", 64]"
+            '[inputs.NAME] with axes, such as ["row", 64]'
         )
     name = str(getattr(model, "main_input_name", "pixel_values"))
     pixels = None if folder is None else _pixels(folder, channels)
@@ -130,4 +132,6 @@ def _check_arguments(file: CardFile, model: nn.Module, inputs: Mapping[str, Inpu
         raise LoadError(f"{file.id}: a model is called with at least one input; its forward takes {', '.join(named)}")
     for name in inputs:
         if name not in named and not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            raise LoadError(f"{file.id}: {type(model).__name__} takes no {name!r}; its forward takes {', '.join(named)}")
+            raise LoadError(
+                f"{file.id}: {type(model).__name__} takes no {name!r}; its forward takes {', '.join(named)}"
+            )

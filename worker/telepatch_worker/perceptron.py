@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        pairs = list(zip(sizes, sizes[1:-1], strict=False))
-        self.blocks = nn.ModuleList(Block(takes, gives) for takes, gives in pairs)
+        self.blocks = nn.ModuleList(Block(takes, gives) for takes, gives in itertools.pairwise(sizes[:-1]))
         self.head = nn.Linear(sizes[-2], sizes[-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

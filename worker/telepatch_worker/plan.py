@@ -208,7 +208,9 @@ def _tokens(invoke: Invoke, task: Task, texts: Mapping[str, TokenRows], card: Mo
 
 def _named(invoke: Invoke, task: Task, card: ModelCard) -> NamedInput:
     given = {name: _constant(task.graph, value) for name, value in (invoke.inputs or {}).items()}
-    forms = {name: from_form(one, task.attachment, task.results) for name, one in given.items() if isinstance(one, dict)}
+    forms = {
+        name: from_form(one, task.attachment, task.results) for name, one in given.items() if isinstance(one, dict)
+    }
     return prepared(invoke.id, given | forms, card)
 
 

@@ -42,7 +42,9 @@ def check_quantisation(file: CardFile, device: torch.device) -> None:
     method = _METHODS.get(file.quantisation.method)
     if method is None:
         if device.type != "cpu" or file.dtype != "float32":
-            raise LoadError(f"{file.id}: torch-int8 works on the CPU in float32; the card has {device} and {file.dtype}")
+            raise LoadError(
+                f"{file.id}: torch-int8 works on the CPU in float32; the card has {device} and {file.dtype}"
+            )
         if file.quantisation.options:
             raise LoadError(f"{file.id}: torch-int8 has no options; found {', '.join(file.quantisation.options)}")
         return
