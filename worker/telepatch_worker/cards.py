@@ -104,6 +104,7 @@ class CardFile(Frozen):
             found in its configuration. A float input has the card's dtype where it names none.
         quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the
             arguments of transformers' configuration class for it.
+        adapters: a PEFT adapter by name: a folder, relative to the card file. One at most; it is in force for all jobs.
         dtype: floating dtype to hold the weights in.
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         attention: attention implementation, as transformers names it.
@@ -124,6 +125,7 @@ class CardFile(Frozen):
     loader: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     inputs: dict[str, InputCard] = Field(default_factory=dict)
     quantisation: Quantisation | None = None
+    adapters: dict[str, str] = Field(default_factory=dict, max_length=1)
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
@@ -174,6 +176,8 @@ class CardFile(Frozen):
             )
         if self.named and self.tokenizer == "bytes":
             raise ValueError(f"a model of kind {self.kind!r} takes named tensors and has no tokenizer")
+        if self.adapters and self.loader is not None:
+            raise ValueError("'adapters' are for models of transformers; a loader brings its own")
         if self.quantisation is not None and self.origin.kind == "config" and self.quantisation.method != "torch-int8":
             raise ValueError(
                 f"{self.quantisation.method} quantises weights as they are read; a config: source has none"
@@ -233,6 +237,9 @@ def read_card(path: Path) -> CardFile:
     source = data.get("source")
     if isinstance(source, str) and source.startswith("path:"):
         data["source"] = f"path:{(path.parent / source.removeprefix('path:')).resolve()}"
+    adapters = data.get("adapters")
+    if isinstance(adapters, dict):
+        data["adapters"] = {name: str((path.parent / str(folder)).resolve()) for name, folder in adapters.items()}
     try:
         return CardFile.model_validate(data)
     except ValidationError as error:

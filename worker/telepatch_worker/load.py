@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from telepatch_protocol.card import ModelCard
+from telepatch_worker.adapters import adapted, adapters_identity, check_adapters
 from telepatch_worker.byte_tokenizer import byte_tokenizer
 from telepatch_worker.cards import CardFile, LoadError, read_card
 from telepatch_worker.loaders import Made, call_loader, loader_identity
@@ -86,6 +87,8 @@ def revision_of(file: CardFile, identity: str) -> str:
         parts += [loader_identity(file), json.dumps(file.config, sort_keys=True)]
     if file.quantisation is not None:
         parts.append(file.quantisation.model_dump_json())
+    if file.adapters:
+        parts.append(adapters_identity(file))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -94,7 +97,7 @@ def _made(file: CardFile, prepared: Prepared, device: torch.device, dtype: torch
     if file.loader is not None:
         module, offered = call_loader(file, prepared.folder)
         return place(module, device, dtype), offered
-    return _weights(file, prepared, device, dtype), {}
+    return adapted(file, _weights(file, prepared, device, dtype)), {}
 
 
 def _weights(file: CardFile, prepared: Prepared, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -185,6 +188,7 @@ def load(
     file = read_card(card) if isinstance(card, Path) else card
     device, dtype = device_of(file), DTYPES[file.dtype]
     check_quantisation(file, device)
+    check_adapters(file)
     space = Space(device, dtype, free_memory(device) if free_bytes is None else free_bytes)
     with quiet():
         prepared = prepare(file, cache, space=space, progress=progress, token_file=token_file)
