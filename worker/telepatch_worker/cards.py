@@ -103,7 +103,8 @@ class CardFile(Frozen):
         inputs: what the model is called with, by the names of its forward's arguments; a ``vision`` model's image is
             found in its configuration. A float input has the card's dtype where it names none.
         quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the
-            arguments of transformers' configuration class for it.
+            arguments of transformers' configuration class for it; for ``torchao`` a ``quant_type``, the name of one of
+            its configuration classes, and that one's arguments.
         adapters: a PEFT adapter by name: a folder, relative to the card file. One at most; it is in force for all jobs.
         dtype: floating dtype to hold the weights in.
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.

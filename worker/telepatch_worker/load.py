@@ -189,7 +189,8 @@ def load(
     device, dtype = device_of(file), DTYPES[file.dtype]
     check_quantisation(file, device)
     check_adapters(file)
-    space = Space(device, dtype, free_memory(device) if free_bytes is None else free_bytes)
+    free = free_memory(device) if free_bytes is None else free_bytes
+    space = Space(device, dtype, None if quantisation_options(file) else free)  # nobody knows what fewer bits will take
     with quiet():
         prepared = prepare(file, cache, space=space, progress=progress, token_file=token_file)
         progress("load", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from dataclasses import dataclass
@@ -67,9 +68,12 @@ def quantisation_options(file: CardFile) -> dict[str, Any]:
     method = None if file.quantisation is None else _METHODS.get(file.quantisation.method)
     if method is None or file.quantisation is None:
         return {}
+    options = file.quantisation.options
     try:
-        return {"quantization_config": getattr(transformers, method.config)(**file.quantisation.options)}
-    except (ImportError, TypeError, ValueError) as error:
+        if file.quantisation.method == "torchao":
+            options = {"quant_type": _torchao_type(**options)}
+        return {"quantization_config": getattr(transformers, method.config)(**options)}
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise LoadError(f"{file.id}: {method.config} refuses the card's quantisation: {error}") from error
 
 
@@ -82,6 +86,13 @@ def quantised(file: CardFile, model: nn.Module) -> nn.Module:
         found = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert isinstance(found, nn.Module)
     return found
+
+
+def _torchao_type(quant_type: str, **options: Any) -> Any:
+    """torchao's own configuration by the name of its class, such as ``Int8WeightOnlyConfig``, with its arguments."""
+    if not quant_type.endswith("Config"):
+        raise ValueError(f"quant_type is a class of torchao.quantization, such as 'Int8WeightOnlyConfig': {quant_type!r}")
+    return getattr(importlib.import_module("torchao.quantization"), quant_type)(**options)
 
 
 def _installed(package: str) -> bool:
