@@ -144,8 +144,11 @@ def test_a_saved_value_is_the_input_of_another_trace(lab: Lab) -> None:
         pixels = ((vit.input + 1) / 2).flatten(1).save()
     with mlp.trace(inputs={"x": pixels}):
         scores = mlp.head.output.save()
+    with mlp.trace(inputs={"x": pixels[1:]}):
+        rest = mlp.head.output.save()
     (wanted,) = seen("mlp-digits", {"x": images(0, 3).reshape(3, 64).astype(np.float32) / 255}, "head")
     assert np.allclose(scores, wanted, atol=1e-5)
+    assert np.allclose(rest, wanted[1:], atol=1e-5)
 
 
 def test_sentences_of_all_lengths_are_pooled_by_a_plain_mean(lab: Lab) -> None:

@@ -197,6 +197,9 @@ def test_literal_numbers_and_saved_values_are_inputs_too(engines, build, saved):
     graph = literal.graph.model_copy(update={"runs": one_run({"x": "$x"}), "constants": {"x": form}})
     results = {(form["result"], "x"): zeros}
     assert torch.allclose(saved(engine, Task("result", graph, results=results))["z"], wanted, atol=1e-6)
+    part = {**form, "index": ["1:"]}
+    graph = literal.graph.model_copy(update={"runs": one_run({"x": "$x"}), "constants": {"x": part}})
+    assert torch.allclose(saved(engine, Task("part", graph, results=results))["z"], wanted[1:], atol=1e-6)
     with pytest.raises(NotFound):
         saved(engine, Task("gone", graph))
 

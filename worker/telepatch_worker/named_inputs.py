@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
+from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import InputCard, ModelCard, Pixels
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange
 from telepatch_protocol.named import ONE_POSITION
-from telepatch_worker.tensor_values import DTYPES
+from telepatch_worker.tensor_values import DTYPES, torch_index
 from telepatch_worker.values import as_tensor
 
 
@@ -70,15 +72,19 @@ def from_form(
     """The tensor, or list of integers, that a constant form stands for.
 
     Raises:
-        BadArgument: a part of a result.
+        BadArgument: a part of a result whose index is not all numbers.
     """
     if "tensor" in form:
         return attachment[str(form["tensor"])]
     if "range" in form:
         return numbers(form["range"])  # type: ignore[arg-type]
-    if form.get("index") is not None:
-        raise BadArgument("an input taken from a result is taken whole; save the part that is needed by itself")
-    return results[str(form["result"]), str(form["name"])]
+    found = results[str(form["result"]), str(form["name"])]
+    index = form.get("index")
+    return found[torch_index(indexing.parse(index, _no_names), found.device)] if isinstance(index, list) else found
+
+
+def _no_names(ref: refs.Ref) -> NoReturn:
+    raise BadArgument(f"'{ref}' in the index of a result that is an input; such an index is of numbers only")
 
 
 def _prepared(what: str, value: object, takes: InputCard) -> torch.Tensor:

@@ -91,7 +91,9 @@ def quantised(file: CardFile, model: nn.Module) -> nn.Module:
 def _torchao_type(quant_type: str, **options: Any) -> Any:
     """torchao's own configuration by the name of its class, such as ``Int8WeightOnlyConfig``, with its arguments."""
     if not quant_type.endswith("Config"):
-        raise ValueError(f"quant_type is a class of torchao.quantization, such as 'Int8WeightOnlyConfig': {quant_type!r}")
+        raise ValueError(
+            f"quant_type is a class of torchao.quantization, such as 'Int8WeightOnlyConfig': {quant_type!r}"
+        )
     return getattr(importlib.import_module("torchao.quantization"), quant_type)(**options)
 
 
