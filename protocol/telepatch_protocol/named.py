@@ -39,11 +39,11 @@ def named_size(invoke: str, given: Mapping[str, object], card: ModelCard) -> tup
     rows: dict[str, Dim] = {}
     lengths: dict[str, Dim] = {}
     for name, value in given.items():
-        takes_ = card.inputs[name]
+        wanted = card.inputs[name]
         what = f"invoke '{invoke}': '{name}'"
-        meta = _meta(what, value, takes_)
-        check_dtype(what, value, meta.dtype, takes_)
-        row, length = _sizes(what, meta, takes_)
+        meta = _meta(what, value, wanted)
+        check_dtype(what, value, meta.dtype, wanted)
+        row, length = _sizes(what, meta, wanted)
         rows[name] = row
         if length is not None:
             lengths[name] = length
@@ -80,6 +80,8 @@ def _check_names(invoke: str, given: Mapping[str, object], card: ModelCard) -> N
             near = difflib.get_close_matches(name, card.inputs, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise UnknownName(f"invoke '{invoke}': model '{card.id}' takes no '{name}'{hint}; it takes {takes(card)}")
+    if not given:
+        raise BadArgument(f"invoke '{invoke}' gives no tensor; model '{card.id}' takes {takes(card)}")
     missing = [name for name, one in card.inputs.items() if not one.optional and name not in given]
     if missing:
         raise BadArgument(f"invoke '{invoke}' lacks '{missing[0]}'; model '{card.id}' takes {takes(card)}")

@@ -102,7 +102,7 @@ def test_images_that_the_model_cannot_take_are_refused(
         ({"y": [[[1.0] * 4]]}, UnknownName, "model 'own' takes no 'y'; it takes x float32"),
         ({"code": [[1]], "x": [[[1.0] * 4]]}, UnknownName, r"did you mean 'codes'\?"),
         ({"codes": [[1]]}, BadArgument, r"lacks 'x'; model 'own' takes x float32 \(rows, length, 4\), codes int64"),
-        ({}, BadArgument, "lacks 'x'"),
+        ({}, BadArgument, "gives no tensor; model 'own' takes x float32"),
         ({"x": 3.5}, BadArgument, r"'x' is a tensor of shape \(rows, length, 4\); found 3.5"),
         ({"x": "hello"}, BadArgument, "found 'hello'"),
         ({"x": [[[1.0] * 4], [[1.0] * 3]]}, BadArgument, "ragged"),
@@ -110,14 +110,12 @@ def test_images_that_the_model_cannot_take_are_refused(
         ({"x": [[[1.0] * 4]], "codes": [[1, 2]]}, ShapeError, "numbers of positions: 1 in 'x', 2 in 'codes'"),
         ({"x": [[[1.0] * 4]], "codes": [[1.5]]}, DtypeError, "'codes' takes int64, found float32"),
         ({"x": "$nowhere"}, UnknownName, "refers to nothing"),
-        ({"x": [[[1.0] * 4]] * 65}, ShapeError, "positions"),
+        ({"x": [[[1.0] * 4] * 65]}, ShapeError, "has 65 positions; model 'own' takes 1 to 64"),
     ],
 )
 def test_named_tensors_that_do_not_fit_are_refused(
     module: ModelCard, inputs: dict[str, Any], kind: type[GraphError], says: str
 ):
-    if says == "positions":
-        inputs = {"x": [[[1.0] * 4] * 65]}
     with pytest.raises(kind, match=says):
         checked(module, inputs)
 
