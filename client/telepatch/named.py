@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from telepatch import arguments
+from telepatch_protocol import refs
 from telepatch_protocol.card import InputCard, ModelCard
-from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.errors import BadArgument, NotYetSupported
 from telepatch_protocol.named import takes
+
+if TYPE_CHECKING:
+    from telepatch.builder import Builder
 
 _MEDIA = {"images": "vision", "audio": "audio"}
 
@@ -36,6 +41,22 @@ def as_inputs(card: ModelCard, form: dict[str, Any], *, guessed: bool) -> dict[s
         if name == "inputs" and isinstance(value, dict):
             return {"inputs": {key: _numbers(_arrays(item), card.inputs.get(key)) for key, item in value.items()}}
     return form
+
+
+def sendable(builder: Builder, name: str, value: Any) -> JsonValue:
+    """One named tensor as a constant.
+
+    Raises:
+        NotYetSupported: a value that this trace computes; it says what does the same.
+    """
+    found = arguments.argument(builder, "tensor", value)
+    ref = refs.parse(found)
+    if ref is not None and ref.id not in builder.constants:
+        raise NotYetSupported(
+            f"'{name}' is a value that this trace computes, which is no input yet; write it into the model instead "
+            "(model.input = value, in an invoke of any input of that shape), or save it and use it in the next trace"
+        )
+    return found
 
 
 def _check_kind(card: ModelCard, name: str) -> None:

@@ -13,7 +13,7 @@ from telepatch import arguments
 from telepatch.builder import Builder
 from telepatch.current import open_builder, set_open
 from telepatch.lines import here, placed, points_home, trim
-from telepatch.named import as_inputs
+from telepatch.named import as_inputs, sendable
 from telepatch_protocol import tensors
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
@@ -233,7 +233,7 @@ def _as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
     if form == "inputs":
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise BadArgument(f"named tensors are a dict from names to arrays; found {value!r}")
-        return {name: arguments.argument(builder, "tensor", one) for name, one in value.items()}
+        return {name: sendable(builder, name, one) for name, one in value.items()}
     ref = arguments.reference(builder, value)
     if ref is not None:
         return ref

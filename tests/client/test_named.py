@@ -10,7 +10,7 @@ import pytest
 from telepatch.model import Model
 from telepatch.trace import Trace
 from telepatch_protocol.card import InputCard, ModelCard, Pixels
-from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError, TelepatchError, UnknownName
+from telepatch_protocol.errors import BadArgument, DtypeError, NotYetSupported, ShapeError, TelepatchError, UnknownName
 
 COLOUR = InputCard(axes=("row", 3, 8, 6), pixels=Pixels())
 GREY = InputCard(axes=("row", 1, 8, 6), pixels=Pixels())
@@ -126,6 +126,14 @@ def test_what_the_model_cannot_take_is_refused_at_the_authors_line(
 ) -> None:
     with pytest.raises(kind, match=says), eye.trace(**form):
         eye.lm_head.output.save()
+
+
+def test_a_value_that_the_trace_computes_is_refused_with_what_does_the_same(eye: Model) -> None:
+    with pytest.raises(NotYetSupported, match=r"model\.input = value"), eye.trace() as t:
+        with t.invoke(images=pictures(3, 8, 6)):
+            half = eye.input / 2
+        with t.invoke(inputs={"pixel_values": half}):
+            eye.lm_head.output.save()
 
 
 def test_images_for_a_model_of_tokens_are_refused(model: Model) -> None:
