@@ -34,7 +34,7 @@ from telepatch_protocol.graph import (
     Set,
     SubGraph,
 )
-from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
+from telepatch_protocol.inputs import Input, size_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.lookup import Lookup
 from telepatch_protocol.meta import Meta, shown
@@ -226,11 +226,7 @@ class Checker(Lookup):
         return sites.of_forward(sites.parse(text).fill(self.number), backward=self._backward)
 
     def _sized(self, invoke: Invoke) -> Input:
-        check_form(invoke)
-        given = self.argument(invoke.text if invoke.form == "text" else invoke.ids)
-        size = input_of(invoke, given, self.lengths)
-        check_limits(invoke, size, self.card)
-        return size
+        return size_of(invoke, self.argument, self.lengths, self.card)
 
     def _get(self, node: Get) -> Meta:
         whole = self._at_site(node)

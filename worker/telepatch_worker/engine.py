@@ -9,9 +9,11 @@ import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.backward import fulfil
-from telepatch_worker.batch import groups, halves, pack, pieces
+from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
+from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded, padding_of
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
@@ -236,7 +238,7 @@ class Engine:
         if runs[0].plan.alone:
             batches = [[one] for one in wanted]
         else:
-            batches = pieces(sorted(wanted, key=lambda one: -one.longest), tokens=limits.tokens, rows=limits.rows)
+            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
         for batch in batches:
             self._forward(batch)
         fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
@@ -247,19 +249,27 @@ class Engine:
         wanted = [one for one in wanted if id(one.run) not in leaving]
         if not wanted:
             return
-        tokens = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.tokens.items()}
-        mask = any(one.run.plan.reads_engine for one in wanted)
-        batch = pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+        batch = self._batch(wanted)
         parts = [
             Part(
                 Station(one.run, one.request.frame),
                 one.request.frame.plan.passes[one.request.number],
-                {name: batch.rows[at, name] for name in one.request.tokens},
+                {name: batch.rows[at, name] for name in one.request.inputs},
                 owner=one.run,
             )
             for at, one in enumerate(wanted)
         ]
         self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+
+    def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
+        """What the model is called with."""
+        given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
+        tensors = {key: one for key, one in given.items() if isinstance(one, NamedInput)}
+        if tensors:
+            return stack(tensors, self.loaded.device)
+        tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
+        mask = any(one.run.plan.reads_engine for one in wanted)
+        return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:
@@ -283,6 +293,11 @@ class _Wanted:
     def longest(self) -> int:
         """Positions of its longest invoke."""
         return self.request.longest
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for another one to share the forward."""
+        return self.request.kin
 
 
 def _tell(runs: Sequence[Running], progress: Progress) -> None:

@@ -1,7 +1,8 @@
-"""The inputs of invokes as token ids: literals, constants, or values that were computed."""
+"""The inputs of invokes: literals, constants, or values that were computed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,9 +11,47 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError
 from telepatch_protocol.graph import Invoke
 from telepatch_protocol.inputs import Input, check_limits
+from telepatch_worker.named_inputs import NamedInput, prepared
 
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class TokenInput:
+    """The input of one invoke of tokens.
+
+    Attributes:
+        ids: int64 (rows, positions), on the CPU.
+    """
+
+    ids: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Positions of its rows."""
+        return self.ids.shape[1]
+
+
+Given = TokenInput | NamedInput
+"""The input of one invoke."""
+
+
+def given_input(frame: Frame, invoke: Invoke) -> Given:
+    """The input of an invoke in a scope where everything that it needs is known.
+
+    Raises:
+        GraphError: it is none that the model takes.
+    """
+    if invoke.inputs is None:
+        return TokenInput(token_rows(frame, invoke))
+    tensors = {name: frame.argument(value) for name, value in invoke.inputs.items()}
+    return prepared(invoke.id, tensors, frame.context.card)
 
 
 def token_rows(frame: Frame, invoke: Invoke) -> torch.Tensor:

@@ -109,6 +109,11 @@ class Plan:
         """Rows of all inputs of its top level, as far as they are known."""
         return sum(_known(one.rows) for one in self._inputs())
 
+    @property
+    def kin(self) -> object:
+        """Jobs of every kind may run together; whose forwards are shared shows as they come."""
+        return None
+
     def _inputs(self) -> Iterator[Input]:
         return iter(self.checked.inputs.values())
 
@@ -132,7 +137,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
     tokens = _tokens(task, tokenize)
     checked = _checked(task, card, graph, tokens)
     root = _root(checked)
-    alone = exact(graph) or not root.shares()
+    alone = exact(graph) or not card.shares or not root.shares()
     if alone and not exact(graph):
         options = graph.options.model_copy(update={"isolate": True})
         checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)

@@ -97,7 +97,17 @@ class ScopePlan:
             for found in self.places.get(node.id, ())
             if found.order >= 0
         )
-        return all(own) and all(one.shares() for one in self._inner())
+        return self._alike() and all(own) and all(one.shares() for one in self._inner())
+
+    def _alike(self) -> bool:
+        """Whether its invokes can share a forward: tensors that are not tokens are never filled up."""
+        scope = self.scope
+        kinds = {
+            (scope.inputs[name].length, tuple(sorted(invoke.inputs)))
+            for name, invoke in scope.invokes.items()
+            if invoke.inputs is not None
+        }
+        return len(kinds) < 2
 
     def reads_engine(self) -> bool:
         """Whether it reads masks or other things of the engine, which then have to be there."""
