@@ -53,9 +53,9 @@ class Spot:
                 found[name] = (*_filled(parent, stars), name)
         return found
 
-    def ports(self) -> dict[str, str]:
+    def ports(self) -> tuple[str, ...]:
         """Standard port names here."""
-        return sites.ports_of(self.card, self.sample)
+        return tuple(sites.ports_of(self.card, self.sample))
 
     def child(self, name: str) -> Spot | None:
         """The module of that name directly below: the model's own, else a standard alias."""

@@ -58,6 +58,7 @@ class Checked:
         saves: shape and dtype of what comes back, by name.
         flops: floating-point operations of the graph's own nodes, the forwards not counted.
         warnings: what is allowed but surely not meant.
+        eager: a site that exists under eager attention only, so that the job runs under that; None where there is none.
     """
 
     graph: Graph
@@ -69,6 +70,7 @@ class Checked:
     saves: Mapping[str, Meta]
     warnings: tuple[str, ...]
     flops: float
+    eager: str | None = None
 
 
 class Checker:
@@ -154,7 +156,10 @@ class Checker:
         if len(plan.passes) > self.card.limits.max_passes:
             raise TooLarge(f"the graph needs {len(plan.passes)} forwards; the limit is {self.card.limits.max_passes}")
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in plan.unseen)
-        return Checked(graph, nodes, self.values, self.places, self.inputs, plan, saves, warnings, self.flops)
+        eager = sites.only_eager(self.places.values())
+        if eager is not None and self.card.attention != "eager":
+            warnings += (f"the job ran under eager attention, where alone '{eager}' exists",)
+        return Checked(graph, nodes, self.values, self.places, self.inputs, plan, saves, warnings, self.flops, eager)
 
     def events(self, graph: Graph) -> list[Event]:
         """Every read and write, in document order."""

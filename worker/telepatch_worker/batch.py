@@ -59,7 +59,7 @@ def pack(
 
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
-    """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows.
+    """Jobs that run together: those under one kind of attention and of similar length, up to so many tokens and rows.
 
     Args:
         plans: the jobs.
@@ -67,9 +67,9 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     found: list[list[Plan]] = []
-    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
+    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: (plan.eager, -plan.longest))
     for plan in shared:
-        last = found[-1] if found else []
+        last = found[-1] if found and found[-1][0].eager == plan.eager else []
         count = sum(one.rows for one in last) + plan.rows
         if last and count <= rows and count * last[0].longest <= tokens:
             last.append(plan)

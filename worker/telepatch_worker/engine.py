@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_worker.attention import attention
 from telepatch_worker.batch import groups, halves, pack
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded
@@ -227,7 +228,8 @@ class Engine:
             )
             for run in active
         ]
-        self.model.forward(batch.inputs, parts, Watch(active))
+        with attention(self.loaded.module, eager=active[0].plan.eager):
+            self.model.forward(batch.inputs, parts, Watch(active))
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:

@@ -55,6 +55,7 @@ class Plan:
         tokens: int64 (rows, positions) of every invoke, on the CPU.
         passes: the moments of each forward, in order.
         alone: whether it shares its forwards with no other job.
+        eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         price: what it costs.
         pure: nodes that happen when their needs are met, not at a place of the forward.
@@ -68,6 +69,7 @@ class Plan:
     tokens: Mapping[str, torch.Tensor]
     passes: tuple[tuple[Moment, ...], ...]
     alone: bool
+    eager: bool
     reads_engine: bool
     price: Price
     nodes: Mapping[str, Node]
@@ -126,6 +128,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
         tokens=tokens,
         passes=passes,
         alone=alone,
+        eager=checked.eager is not None,
         reads_engine=any(found.leaf.engine for places in checked.places.values() for found in places),
         price=price(checked, card),
         nodes=nodes,
@@ -225,7 +228,7 @@ def _is_pure(node: Node, checked: Checked) -> bool:
 
 def _moments(one: Pass, checked: Checked) -> tuple[Moment, ...]:
     return tuple(
-        Moment(event.node, event.invoke, event.writes, found.place, found.leaf.axes, event.part)
+        Moment(event.node, event.invoke, event.writes, found.place, found.leaf.axes, event.part, found.view)
         for event in one.events
         for found in (checked.places[event.node][event.part],)
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import nn
 
-from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard
-from telepatch_worker.axes import choose_sizes, model_sizes, solve
+from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard, SourceCard
+from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile
 from telepatch_worker.families import aliases_of
-from telepatch_worker.probe import Port, probe_inputs, watch
+from telepatch_worker.probe import probe_inputs, watch
+from telepatch_worker.source_cards import offer
+from telepatch_worker.standard_ports import with_standard_ports
 
 _MOST_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
 
@@ -38,13 +42,29 @@ def vocabulary_of(model: nn.Module) -> int:
     return size if isinstance(size, int) else 0
 
 
-def observe(model: nn.Module, kind: str, most: int) -> dict[tuple[str, Port], PortCard]:
-    """Run the model at two sizes and solve the axes of all its ports."""
-    sizes = choose_sizes(model_sizes(model), most)
+def prober(model: nn.Module, kind: str) -> Callable[[Size], Mapping[str, torch.Tensor | bool]]:
+    """What the model is called with at each size."""
     device = next(model.parameters()).device
     vocabulary = vocabulary_of(model)
-    first, second = (watch(model, probe_inputs(kind, size.rows, size.positions, vocabulary, device)) for size in sizes)
+    return lambda size: probe_inputs(kind, size.rows, size.positions, vocabulary, device)
+
+
+def observe(model: nn.Module, kind: str, most: int) -> dict[tuple[str, str], PortCard]:
+    """Run the model at two sizes and solve the axes of all its ports."""
+    sizes = choose_sizes(model_sizes(model), most)
+    inputs = prober(model, kind)
+    first, second = (watch(model, inputs(size)) for size in sizes)
     return solve(first, second, sizes)
+
+
+def with_operations(
+    model: nn.Module, kind: str, most: int, modules: tuple[ModuleCard, ...]
+) -> tuple[tuple[ModuleCard, ...], dict[str, SourceCard]]:
+    """The modules with the keys of their operations, and the operations by key."""
+    inputs = prober(model, kind)
+    offered = offer(model, modules, lambda size: model(**inputs(size)), choose_sizes(model_sizes(model), most))
+    keyed = (module.model_copy(update={"source": offered.keys.get(module.path, "")}) for module in modules)
+    return tuple(keyed), dict(offered.sources)
 
 
 def _params(module: nn.Module) -> dict[str, ParamCard]:
@@ -52,7 +72,7 @@ def _params(module: nn.Module) -> dict[str, ParamCard]:
     return {name: ParamCard(shape=tuple(tensor.shape), dtype=name_of(tensor.dtype)) for name, tensor in own}
 
 
-def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> tuple[ModuleCard, ...]:
+def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tuple[ModuleCard, ...]:
     """Every module of the tree, parents before children."""
     return tuple(
         ModuleCard(
@@ -82,9 +102,10 @@ def model_card(
         The card, with axes found by running the model twice on a few tokens.
     """
     limits = limits_of(model, file)
-    modules = module_cards(model, observe(model, file.kind, limits.max_positions))
+    watched = module_cards(model, observe(model, file.kind, limits.max_positions))
+    modules, sources = with_operations(model, file.kind, limits.max_positions, watched)
     aliases: Aliases = file.aliases if file.aliases is not None else aliases_of(modules)
-    return ModelCard(
+    published = ModelCard(
         id=file.id,
         revision=revision,
         title=file.title or file.id,
@@ -100,4 +121,9 @@ def model_card(
         limits=limits,
         aliases=aliases,
         modules=modules,
+        sources=sources,
     )
+    if file.aliases is not None:
+        return published
+    heads = _configured(model, "num_attention_heads")
+    return with_standard_ports(published, heads if isinstance(heads, int) else None)
