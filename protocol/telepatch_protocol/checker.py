@@ -58,7 +58,6 @@ class Checked:
         saves: shape and dtype of what comes back, by name.
         flops: floating-point operations of the graph's own nodes, the forwards not counted.
         warnings: what is allowed but surely not meant.
-        eager: a site that exists under eager attention only, so that the job runs under that; None where there is none.
     """
 
     graph: Graph
@@ -70,7 +69,6 @@ class Checked:
     saves: Mapping[str, Meta]
     warnings: tuple[str, ...]
     flops: float
-    eager: str | None = None
 
 
 class Checker:
@@ -156,10 +154,8 @@ class Checker:
         if len(plan.passes) > self.card.limits.max_passes:
             raise TooLarge(f"the graph needs {len(plan.passes)} forwards; the limit is {self.card.limits.max_passes}")
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in plan.unseen)
-        eager = sites.only_eager(self.places.values())
-        if eager is not None and self.card.attention != "eager":
-            warnings += (f"the job ran under eager attention, where alone '{eager}' exists",)
-        return Checked(graph, nodes, self.values, self.places, self.inputs, plan, saves, warnings, self.flops, eager)
+        warnings += sites.eager_notes(self.places.values())
+        return Checked(graph, nodes, self.values, self.places, self.inputs, plan, saves, warnings, self.flops)
 
     def events(self, graph: Graph) -> list[Event]:
         """Every read and write, in document order."""

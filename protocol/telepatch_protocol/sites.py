@@ -157,9 +157,24 @@ def ports_of(card: ModelCard, path: str) -> dict[str, str | Target]:
     return {}
 
 
+def arity_of(card: ModelCard, place: Place) -> int | None:
+    """Of how many items the tuple is that is returned at a place; None where it is no tuple."""
+    module = card.by_path[place.path]
+    if place.port.startswith("source."):
+        operation, _, _ = operation_at(card, module, place.port.removeprefix("source."))
+        return None if operation.output is None else operation.output.arity
+    return None if module.output is None else module.output.arity
+
+
 def only_eager(places: Iterable[tuple[Found, ...]]) -> str | None:
-    """The first of some places that exists under eager attention only."""
+    """The first of some places that exists under eager attention only, so that the job runs under that."""
     return next((str(one.place) for found in places for one in found if one.eager), None)
+
+
+def eager_notes(places: Iterable[tuple[Found, ...]]) -> tuple[str, ...]:
+    """What an author is told of a job that runs under another attention than the model's own."""
+    place = only_eager(places)
+    return () if place is None else (f"the job runs under eager attention, the only one that has '{place}'",)
 
 
 def _find_one(card: ModelCard, path: str, site: Site, call: int | None) -> Found:

@@ -20,6 +20,7 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.price import price
+from telepatch_protocol.sites import only_eager
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
 
@@ -128,7 +129,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
         tokens=tokens,
         passes=passes,
         alone=alone,
-        eager=checked.eager is not None,
+        eager=only_eager(checked.places.values()) is not None,
         reads_engine=any(found.leaf.engine for places in checked.places.values() for found in places),
         price=price(checked, card),
         nodes=nodes,
