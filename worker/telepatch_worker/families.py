@@ -27,8 +27,10 @@ FAMILIES = (
     Family("encoder.layer.*", "attention", "", "embeddings.word_embeddings", "", ""),
     Family("h.*", "attn", "mlp", "wte", "ln_f", ""),
     Family("layers.*", "self_attn", "mlp", "embed_tokens", "norm", ""),
+    Family("layers.*", "attention", "mlp", "embeddings", "layernorm", ""),
+    Family("vit.layers.*", "attention", "mlp", "vit.embeddings", "vit.layernorm", "classifier"),
 )
-"""GPT-2, Llama and those built like it, GPT-NeoX, BERT; then GPT-2 and Llama without a head."""
+"""GPT-2, Llama and those built like it, GPT-NeoX, BERT; GPT-2 and Llama without a head; ViT without one and with."""
 
 
 def _matching(pattern: str, modules: tuple[ModuleCard, ...]) -> list[ModuleCard]:
@@ -44,11 +46,15 @@ def _offers(pattern: str, count: int, modules: tuple[ModuleCard, ...]) -> bool:
 
 def aliases_of(modules: tuple[ModuleCard, ...]) -> Aliases:
     """The aliases of a model, of those its family has and that are really there; none for an unknown family."""
-    for family in FAMILIES:
-        count = len(_matching(family.blocks, modules))
-        if count and _offers(family.blocks, count, modules):
+    fitting = [
+        (family, count)
+        for family in FAMILIES
+        if (count := len(_matching(family.blocks, modules))) and _offers(family.blocks, count, modules)
+    ]
+    for family, count in fitting:
+        if _offers(f"{family.blocks}.{family.attn}", count, modules):
             return _aliases(family, count, modules)
-    return Aliases()
+    return _aliases(*fitting[0], modules) if fitting else Aliases()
 
 
 def _aliases(family: Family, count: int, modules: tuple[ModuleCard, ...]) -> Aliases:
