@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from telepatch_worker.cards import CardFile
+
+MEANINGS = {
+    "resid_pre": ("row, pos, d_model", "the residual stream that the block takes"),
+    "q": ("row, pos, head, d_head", "queries as projected: before any norm of queries and before rotary embedding"),
+    "k": ("row, pos, kv_head, d_head", "keys as projected, likewise"),
+    "v": ("row, pos, kv_head, d_head", "values as projected"),
+    "scores": ("row, head, pos, pos", "what the softmax takes: scaled, capped where the model caps, masked"),
+    "pattern": ("row, head, pos, pos", "what the softmax gives: the weights of the values"),
+    "z": ("row, pos, head, d_head", "the weighted values of each head, before the output projection"),
+    "attn_out": ("row, pos, d_model", "what attention adds to the residual stream"),
+    "resid_mid": ("row, pos, d_model", "the residual stream between attention and MLP, for the skip path too"),
+    "mlp_in": ("row, pos, d_model", "what the MLP takes, after the norm where there is one"),
+    "router_logits": ("row, pos, expert", "the logits from which experts are chosen and weighted"),
+    "mlp_act": ("row, pos, d_mlp", "the neurons: what the MLP's last projection takes"),
+    "mlp_out": ("row, pos, d_model", "what the MLP adds to the residual stream"),
+    "resid_post": ("row, pos, d_model", "the residual stream that the block returns"),
+}
+"""Axes and meaning of each standard port of a block."""
 
 COMMON = ("resid_pre", "q", "k", "v", "scores", "pattern", "z", "attn_out")
 DENSE = ("mlp_in", "mlp_act", "mlp_out", "resid_post")
@@ -36,7 +54,6 @@ class Family:
     ports: tuple[str, ...] = EVERY
     attention: str = "sdpa"
     name: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -13,8 +13,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from blocks import carried_on
-from families import FAMILIES, Family
+from families import FAMILIES, MEANINGS, Family
 
+from telepatch_protocol.sites import find, parse
 from telepatch_worker.engine import Engine
 from telepatch_worker.load import load
 
@@ -105,6 +106,24 @@ def test_writing_has_the_consequences_it_has_in_the_block(family: Family, port: 
     assert not torch.allclose(wanted, plain, rtol=1e-3)
     close(alone, wanted)
     close(together, wanted)
+
+
+@pytest.mark.parametrize(("family", "port"), CASES)
+def test_the_axes_on_the_card_are_those_in_the_table(family: Family, port: str, tiny):
+    engine = tiny(family)
+    config = engine.loaded.module.config
+    heads = config.num_attention_heads
+    sizes = {
+        "head": heads,
+        "kv_head": getattr(config, "num_key_value_heads", None) or heads,
+        "d_head": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "d_model": config.hidden_size,
+        "d_mlp": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        "expert": getattr(config, "num_local_experts", 0),
+    }
+    (found,) = find(engine.card, parse(f"blocks.{LAYER}:{port}"))
+    assert found.leaf.axes == tuple(sizes.get(name, name) for name in MEANINGS[port][0].split(", "))
+    assert found.eager == (port in ("scores", "pattern") and engine.card.attention != "eager")
 
 
 def region(port: str, value: torch.Tensor) -> tuple[tuple[Any, ...], torch.Tensor]:

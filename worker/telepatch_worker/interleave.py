@@ -196,7 +196,7 @@ def announcing(function: Callable[..., Any], announce: Callable[..., Any]) -> Co
         run, compiled = source.instrument(
             function, lambda name, fn, *args, **kwargs: announce(name.removeprefix("source."), fn, *args, **kwargs)
         )
-    except source.SourceNotAvailable:
+    except (source.SourceNotAvailable, KeyError):  # nnsight takes a method that calls a function of its name for one
         return None
     text = compiled.source.split("\n")
     return Code(run, {name: (line, text[line - 1].strip()) for name, line in compiled.lines.items()})

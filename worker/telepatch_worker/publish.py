@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import structlog
 import torch
 from torch import nn
 
@@ -12,8 +13,10 @@ from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile
 from telepatch_worker.families import aliases_of
 from telepatch_worker.probe import probe_inputs, watch
-from telepatch_worker.source_cards import offer
+from telepatch_worker.source_cards import Offered, offer
 from telepatch_worker.standard_ports import with_standard_ports
+
+_log = structlog.get_logger(__name__)
 
 _MOST_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
 
@@ -62,7 +65,11 @@ def with_operations(
 ) -> tuple[tuple[ModuleCard, ...], dict[str, SourceCard]]:
     """The modules with the keys of their operations, and the operations by key."""
     inputs = prober(model, kind)
-    offered = offer(model, modules, lambda size: model(**inputs(size)), choose_sizes(model_sizes(model), most))
+    try:
+        offered = offer(model, modules, lambda size: model(**inputs(size)), choose_sizes(model_sizes(model), most))
+    except Exception as error:  # anybody's code runs here in another form than written: better served without than not
+        _log.warning("no_operations", model=type(model).__name__, error=f"{type(error).__name__}: {error}")
+        offered = Offered({}, {})
     keyed = (module.model_copy(update={"source": offered.keys.get(module.path, "")}) for module in modules)
     return tuple(keyed), dict(offered.sources)
 
