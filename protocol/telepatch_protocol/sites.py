@@ -218,7 +218,7 @@ def _find_leaf(card: ModelCard, module: ModuleCard, site: Site, port: str, leaf:
         events = events_of(operation, module, port)
     else:
         side = module.input if port.startswith("input") else module.output
-        events = None if side is None else Events(tuple(map(float, side.order)), side.leaves, side.primary)
+        events = None if side is None else Events(side.order, side.leaves, side.primary)
     if events is None or not events.leaves:
         raise UnknownSite(f"'{site.path}' ({module.kind}) does not fire in this model's forward, so it has no {port}")
     order = _which_call(events, site, call)
