@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def revision_of(file: CardFile, identity: str) -> str:
         16 hexadecimal digits.
     """
     versions = f"transformers {transformers.__version__}, torch {torch.__version__.partition('+')[0]}"
+    versions += f", nnsight {version('nnsight')}"  # which names the operations inside forwards
     parts = (identity, file.kind, file.dtype, file.attention, file.tokenizer, versions)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
