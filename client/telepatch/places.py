@@ -35,6 +35,21 @@ class Spot:
         """What the card says of the module."""
         return self.card.by_path[self.sample]
 
+    @property
+    def times(self) -> int:
+        """How often the module fires in one forward."""
+        side = self.module.output or self.module.input
+        return 0 if side is None else len(side.order)
+
+    @property
+    def times_around(self) -> int:
+        """How often it fires, or for a list of modules, the nearest module around it that does."""
+        path = self.sample
+        while path and self.card.by_path[path].output is None:
+            path = path.rpartition(".")[0]
+        side = self.card.by_path[path].output
+        return 0 if side is None else len(side.order)
+
     def own_children(self) -> tuple[str, ...]:
         """Names of the modules directly below, in the model's own words."""
         return self.card.children.get(self.sample, ())
@@ -53,9 +68,9 @@ class Spot:
                 found[name] = (*_filled(parent, stars), name)
         return found
 
-    def ports(self) -> dict[str, str]:
+    def ports(self) -> tuple[str, ...]:
         """Standard port names here."""
-        return sites.ports_of(self.card, self.sample)
+        return tuple(sites.ports_of(self.card, self.sample))
 
     def child(self, name: str) -> Spot | None:
         """The module of that name directly below: the model's own, else a standard alias."""

@@ -7,7 +7,7 @@ from itertools import groupby
 from telepatch.places import Spot, module_aliases
 from telepatch_protocol.card import Axis, ModelCard, PortCard
 
-TAKEN = frozenset({"input", "output", "inputs", "outputs", "param", "calls"})
+TAKEN = frozenset({"input", "output", "inputs", "outputs", "param", "calls", "source"})
 """Names that mean something else on every module, so that children of that name are reached as items."""
 
 

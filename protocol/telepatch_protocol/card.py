@@ -45,6 +45,26 @@ class Leaf(Frozen):
         return all(axis is not None for axis in self.axes)
 
 
+class View(Frozen):
+    """How a standard name looks at a tensor: always as a view, so that what is written there lands in the tensor.
+
+    Attributes:
+        split: sizes that the last axis becomes, such as (heads, width of a head); empty where it stays.
+        pick: which of those axes is left out, and at which index: (0, 2) for the values of (3, heads, width).
+        tokens: whether the first axis, rows times positions, becomes rows and positions.
+    """
+
+    split: tuple[int, ...] = ()
+    pick: tuple[int, int] | None = None
+    tokens: bool = False
+
+    def axes(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        """What the view's axes count, from those of the tensor."""
+        kept = [size for at, size in enumerate(self.split) if self.pick is None or at != self.pick[0]]
+        head: tuple[Axis, ...] = ("row", "pos", *axes[1:]) if self.tokens else axes
+        return (*head[:-1], *kept) if self.split else head
+
+
 class PortCard(Frozen):
     """What flows through a module's input or output.
 
@@ -68,11 +88,61 @@ class ParamCard(Frozen):
     dtype: str
 
 
+class Flow(Frozen):
+    """What flows into or out of an operation inside a module's forward.
+
+    Attributes:
+        at: for each time it happens in one call of the module, how many events of modules that call has had before,
+            itself included, and which event of an operation it is since the last of those.
+        leaves: the tensors, in structural order.
+        primary: index into `leaves` of the tensor that ``input`` or ``output`` means.
+        arity: number of items if it really takes or returns a tuple, else None.
+    """
+
+    at: tuple[tuple[int, int], ...]
+    leaves: tuple[Leaf, ...]
+    primary: int = 0
+    arity: int | None = None
+
+
+class Operation(Frozen):
+    """One call or assignment in the code of a module's forward, or of a function that it calls.
+
+    Attributes:
+        name: as nnsight has it: what is called or bound, and a number; inside a function, ``call_0.source.name_1``.
+        line: where it stands in its function, from 1.
+        text: that line.
+        eager: whether it happens under eager attention only, so that a job that names it runs under that.
+    """
+
+    name: str
+    line: int
+    text: str
+    eager: bool = False
+    input: Flow | None = None
+    output: Flow | None = None
+
+
+class SourceCard(Frozen):
+    """The operations of one kind of forward, in the order in which they happen; modules built alike share it."""
+
+    operations: tuple[Operation, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Operation]:
+        """Operations by name."""
+        return {operation.name: operation for operation in self.operations}
+
+
 class ModuleCard(Frozen):
-    """One module of the tree; one that never fires has neither `input` nor `output`."""
+    """One module of the tree; one that never fires has neither `input` nor `output`.
+
+    `source` is the key of its operations in the card's `sources`; empty where none are offered.
+    """
 
     path: str
     kind: str
+    source: str = ""
     input: PortCard | None = None
     output: PortCard | None = None
     params: dict[str, ParamCard] = Field(default_factory=dict)
@@ -147,14 +217,29 @@ class Limits(Frozen):
     max_elements: int = 100_000
 
 
+class Target(Frozen):
+    """What a standard port name means where that is not a port of the module itself.
+
+    Attributes:
+        path: of the module, from the one that has the standard port.
+        port: ``output``, ``outputs.1`` or ``source.hidden_states_1.output``.
+        view: how the tensor there is looked at.
+    """
+
+    path: str = ""
+    port: str
+    view: View | None = None
+
+
 class Aliases(Frozen):
     """Standard names for places: modules by pattern, and ports of modules by pattern.
 
-    ``modules["blocks.*.attn"] = "model.layers.*.self_attn"``; ``ports["blocks.*"]["resid_post"] = "output"``.
+    ``modules["blocks.*.attn"] = "model.layers.*.self_attn"``; ``ports["blocks.*"]["resid_post"] = "output"``; a port
+    that lies in a module below, or is part of a tensor, is a `Target`.
     """
 
     modules: dict[str, str] = Field(default_factory=dict)
-    ports: dict[str, dict[str, str]] = Field(default_factory=dict)
+    ports: dict[str, dict[str, str | Target]] = Field(default_factory=dict)
 
 
 class ModelCard(Frozen):
@@ -172,6 +257,7 @@ class ModelCard(Frozen):
             token ids.
         inputs: the named tensors that the model is called with, the main one first; empty for models that take tokens.
         shares: whether a row's result is its own, whatever other rows are in the batch; where not, jobs run alone.
+        sources: operations inside the forwards of modules, by the key that `ModuleCard.source` names.
     """
 
     id: str
@@ -191,6 +277,7 @@ class ModelCard(Frozen):
     inputs: dict[str, InputCard] = Field(default_factory=dict)
     shares: bool = True
     modules: tuple[ModuleCard, ...]
+    sources: dict[str, SourceCard] = Field(default_factory=dict)
 
     @cached_property
     def by_path(self) -> dict[str, ModuleCard]:

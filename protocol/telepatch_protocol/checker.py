@@ -13,7 +13,7 @@ from telepatch_protocol import refs as references
 from telepatch_protocol.axes import applied, dim_of
 from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_repeat
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.checked import Checked, Scope, Value
+from telepatch_protocol.checked import Checked, Scope, Value, places_in
 from telepatch_protocol.closing import check_backward, close, where
 from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
@@ -203,6 +203,7 @@ class Checker(Lookup):
         except GraphError as error:
             raise graph.blame(error, error.node) from None
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in scope.schedule.unseen)
+        warnings += sites.eager_notes(places_in(scope))
         return Checked(graph, scope, saves, warnings)
 
     def invoke_of(self, node: Get | Set) -> str:

@@ -75,7 +75,7 @@ def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
-    ask for gradients apart from those that do not.
+    ask for gradients, or run under eager attention, apart from those that do not.
 
     Args:
         plans: the jobs.
@@ -83,8 +83,9 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     shared = sorted((plan for plan in plans if not plan.alone), key=order)
-    kinds = ([plan for plan in shared if plan.grads], [plan for plan in shared if not plan.grads])
-    found = [group for kind in kinds for group in pieces(kind, tokens=tokens, rows=rows)]
+    kinds = {(plan.grads, plan.eager): None for plan in shared}
+    alike = ([plan for plan in shared if (plan.grads, plan.eager) == kind] for kind in kinds)
+    found = [group for kind in alike for group in pieces(kind, tokens=tokens, rows=rows)]
     return found + [[plan] for plan in plans if plan.alone]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
 from telepatch_worker.inputs import TokenInput
@@ -259,7 +260,8 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
-        self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+        with attention(self.loaded.module, eager=wanted[0].run.plan.eager):
+            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
 
     def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
         """What the model is called with."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def revision_of(file: CardFile, identity: str) -> str:
         16 hexadecimal digits.
     """
     versions = f"transformers {transformers.__version__}, torch {torch.__version__.partition('+')[0]}"
+    versions += f", nnsight {version('nnsight')}"  # which names the operations inside forwards
     parts = [identity, file.kind, file.dtype, file.attention, file.tokenizer, versions]
     if file.loader is not None:
         parts += [loader_identity(file), json.dumps(file.config, sort_keys=True)]

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from telepatch_protocol.card import PortCard
-from telepatch_worker.probe import Port, Record, watch
+from telepatch_worker.probe import Record, watch
 
-Ports = Mapping[tuple[str, Port], PortCard]
+Ports = Mapping[tuple[str, str], PortCard]
 
 
 def rows_are_apart(model: nn.Module, inputs: Mapping[str, torch.Tensor | bool], ports: Ports, bound: float) -> bool:
@@ -36,7 +36,7 @@ def rows_are_apart(model: nn.Module, inputs: Mapping[str, torch.Tensor | bool], 
     )
 
 
-def _row_places(ports: Ports) -> dict[tuple[str, Port, int, str], tuple[object, ...]]:
+def _row_places(ports: Ports) -> dict[tuple[str, str, int, str], tuple[object, ...]]:
     """The axes of each tensor of each call that has rows and only axes that are known."""
     return {
         (module, port, call, leaf.path): leaf.axes
@@ -47,7 +47,7 @@ def _row_places(ports: Ports) -> dict[tuple[str, Port, int, str], tuple[object, 
     }
 
 
-def _leaves(record: Record) -> dict[tuple[str, Port, int, str], torch.Tensor]:
+def _leaves(record: Record) -> dict[tuple[str, str, int, str], torch.Tensor]:
     tensors = {id(tensor): tensor for tensor in record.tensors}
     return {
         (module, port, call, leaf.path): tensors[leaf.identity]

@@ -10,6 +10,7 @@ import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check, exact
+from telepatch_protocol.checked import places_in
 from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
 from telepatch_protocol.given import texts
 from telepatch_protocol.graph import Grad, Graph, Map
@@ -18,6 +19,7 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
+from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
 from telepatch_protocol.subgraphs import all_nodes
 from telepatch_worker.data import Columns, described
@@ -58,6 +60,7 @@ class Plan:
         tokens: token ids of the texts that stand in it, by text.
         tokenize: for texts that do not, such as rows of data.
         alone: whether it shares its forwards with no other job.
+        eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
         wrt: names of values of which gradients are asked.
@@ -71,6 +74,7 @@ class Plan:
     tokens: Mapping[str, list[int]]
     tokenize: Tokenize | None
     alone: bool
+    eager: bool
     reads_engine: bool
     grads: bool
     wrt: frozenset[str]
@@ -151,6 +155,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         tokens=tokens,
         tokenize=tokenize,
         alone=alone,
+        eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
         grads=bool(gradients),
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 
+import structlog
 import torch
 from torch import nn
 
-from telepatch_protocol.card import Aliases, InputCard, Limits, ModelCard, ModuleCard, ParamCard, PortCard
+from telepatch_protocol.card import Aliases, InputCard, Limits, ModelCard, ModuleCard, ParamCard, PortCard, SourceCard
 from telepatch_protocol.named import ONE_POSITION
 from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.families import aliases_of
 from telepatch_worker.named_models import probe_named
 from telepatch_worker.neighbours import rows_are_apart
-from telepatch_worker.probe import Port, probe_inputs, watch
+from telepatch_worker.probe import probe_inputs, watch
+from telepatch_worker.source_cards import Offered, offer
+from telepatch_worker.standard_ports import with_standard_ports
+
+_log = structlog.get_logger(__name__)
 
 Inputs = Mapping[str, InputCard]
-Ports = dict[tuple[str, Port], PortCard]
+Ports = dict[tuple[str, str], PortCard]
 Called = Mapping[str, torch.Tensor | bool]
 
 NO_INPUTS: Inputs = {}
@@ -53,11 +58,8 @@ def vocabulary_of(model: nn.Module) -> int:
     return size if isinstance(size, int) else 0
 
 
-def probes(
-    model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS
-) -> tuple[tuple[Size, Size], tuple[Called, Called]]:
-    """Two sizes, and what the model is called with to watch it at each."""
-    sizes = choose_sizes(model_sizes(model), most if most > ONE_POSITION else _ANY_LENGTH)
+def prober(model: nn.Module, kind: str, inputs: Inputs) -> Callable[[Size], Called]:
+    """What the model is called with at each size."""
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     vocabulary = vocabulary_of(model)
 
@@ -66,13 +68,33 @@ def probes(
             return probe_named(inputs, size.rows, size.positions, device)
         return probe_inputs(kind, size.rows, size.positions, vocabulary, device)
 
-    return sizes, (called(sizes[0]), called(sizes[1]))
+    return called
 
 
-def observe(model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS) -> dict[tuple[str, Port], PortCard]:
+def sizes_for(model: nn.Module, most: int) -> tuple[Size, Size]:
+    """Two sizes at which the model is watched."""
+    return choose_sizes(model_sizes(model), most if most > ONE_POSITION else _ANY_LENGTH)
+
+
+def observe(model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS) -> Ports:
     """Run the model at two sizes and solve the axes of all its ports."""
-    sizes, (one, two) = probes(model, kind, most, inputs)
-    return solve(watch(model, one), watch(model, two), sizes)
+    called, sizes = prober(model, kind, inputs), sizes_for(model, most)
+    first, second = (watch(model, called(size)) for size in sizes)
+    return solve(first, second, sizes)
+
+
+def with_operations(
+    model: nn.Module, kind: str, most: int, modules: tuple[ModuleCard, ...], inputs: Inputs = NO_INPUTS
+) -> tuple[tuple[ModuleCard, ...], dict[str, SourceCard]]:
+    """The modules with the keys of their operations, and the operations by key."""
+    called = prober(model, kind, inputs)
+    try:
+        offered = offer(model, modules, lambda size: model(**called(size)), sizes_for(model, most))
+    except Exception as error:  # anybody's code runs here in another form than written: better served without than not
+        _log.warning("no_operations", model=type(model).__name__, error=f"{type(error).__name__}: {error}")
+        offered = Offered({}, {})
+    keyed = (module.model_copy(update={"source": offered.keys.get(module.path, "")}) for module in modules)
+    return tuple(keyed), dict(offered.sources)
 
 
 def _params(module: nn.Module) -> dict[str, ParamCard]:
@@ -80,7 +102,7 @@ def _params(module: nn.Module) -> dict[str, ParamCard]:
     return {name: ParamCard(shape=tuple(tensor.shape), dtype=name_of(tensor.dtype)) for name, tensor in own}
 
 
-def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> tuple[ModuleCard, ...]:
+def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tuple[ModuleCard, ...]:
     """Every module of the tree, parents before children."""
     return tuple(
         ModuleCard(
@@ -119,8 +141,9 @@ def model_card(
     limits = limits_of(model, file, inputs)
     ports = _observed(file, model, limits, inputs)
     modules = module_cards(model, ports)
+    modules, sources = with_operations(model, file.kind, limits.max_positions, modules, inputs)
     aliases: Aliases = file.aliases if file.aliases is not None else aliases_of(modules)
-    return ModelCard(
+    published = ModelCard(
         id=file.id,
         revision=revision,
         title=file.title or file.id,
@@ -138,7 +161,12 @@ def model_card(
         inputs=dict(inputs),
         shares=_shares(file, model, limits, inputs, ports),
         modules=modules,
+        sources=sources,
     )
+    if file.aliases is not None:
+        return published
+    heads = _configured(model, "num_attention_heads")
+    return with_standard_ports(published, heads if isinstance(heads, int) else None)
 
 
 def _observed(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs) -> Ports:
@@ -156,5 +184,5 @@ def _shares(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, po
     """Whether rows of different jobs can share a forward: looked at where it does not follow from the family."""
     if not inputs and file.quantisation is None:
         return True
-    _, (called, _) = probes(model, file.kind, limits.max_positions, inputs)
-    return rows_are_apart(model, called, ports, file.bound)
+    size, _ = sizes_for(model, limits.max_positions)
+    return rows_are_apart(model, prober(model, file.kind, inputs)(size), ports, file.bound)

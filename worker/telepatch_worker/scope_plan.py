@@ -171,6 +171,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             found.place,
             found.leaf.axes,
             event.part,
+            found.view,
             event.tracked,
             event.again,
         )

@@ -185,9 +185,13 @@ local function release_children(id, at)
   redis.call('DEL', children_key(id))
 end
 
--- Notes that a worker ended with; both are JSON, and only `warnings` is added to what stands there.
+-- Notes that a worker ended with; both are JSON, and `warnings` that do not stand there yet are added.
 local function remember_run(id, warnings, seconds)
   local all = cjson.decode(redis.call('HGET', job_key(id), 'warnings') or '[]')
-  for _, warning in ipairs(cjson.decode(warnings)) do table.insert(all, warning) end
+  local known = {}
+  for _, warning in ipairs(all) do known[warning] = true end
+  for _, warning in ipairs(cjson.decode(warnings)) do
+    if not known[warning] then table.insert(all, warning) end
+  end
   redis.call('HSET', job_key(id), 'warnings', #all > 0 and cjson.encode(all) or '[]', 'seconds', seconds)
 end
