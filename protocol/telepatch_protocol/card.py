@@ -100,6 +100,13 @@ class Aliases(Frozen):
     ports: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
+class ChatTemplate(Frozen):
+    """How a model is given chat messages: a Jinja template, and the special tokens that it may name."""
+
+    template: str
+    tokens: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
 class ModelCard(Frozen):
     """A served model as data.
 
@@ -113,6 +120,7 @@ class ModelCard(Frozen):
         modules: every module, parents before children; the first one, with path ``""``, is the model itself.
         tokenizer: sha256 of the tokenizer file that the gateway uses for this model, None for a model that takes only
             token ids.
+        chat: its chat template, None for a model without one.
     """
 
     id: str
@@ -126,6 +134,7 @@ class ModelCard(Frozen):
     parameters: int = 0
     vocabulary: int = 0
     tokenizer: str | None = None
+    chat: ChatTemplate | None = None
     tolerance: float = 1e-5
     limits: Limits
     aliases: Aliases = Aliases()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from telepatch_protocol import indexing, refs, sites
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.axes import applied, dim_of
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Event, Schedule, schedule
@@ -24,7 +25,7 @@ from telepatch_protocol.errors import (
 )
 from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Run, Set
-from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
+from telepatch_protocol.inputs import Input, check_form, check_limits, given_of, input_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.meta import UNKNOWN, Meta, shown
 from telepatch_protocol.ops import bind, find_op
@@ -113,10 +114,8 @@ class Checker:
                 self.inputs[invoke.id] = self._sized(invoke, inputs.get(invoke.id))
             except GraphError as error:
                 raise error.at(node=invoke.id) from None
-        lengths = {self.inputs[invoke.id].length for invoke in run.invokes}
-        known = sorted(length for length in lengths if isinstance(length, int))
-        if aligned and len(known) > 1:
-            raise ShapeError(f"run '{run.id}' is aligned, but its inputs have {', '.join(map(str, known))} tokens")
+        if aligned:
+            check_aligned(run.id, {invoke.id: self.inputs[invoke.id].length for invoke in run.invokes})
 
     def node(self, node: Node) -> Value:
         """Take in a node and say what is known of its value.
@@ -267,7 +266,7 @@ class Checker:
 
     def _sized(self, invoke: Invoke, known: Input | None) -> Input:
         check_form(invoke)
-        size = known or input_of(invoke, self.argument(invoke.text if invoke.form == "text" else invoke.ids))
+        size = known or input_of(invoke, given_of(invoke, self.argument))
         check_limits(invoke, size, self.card)
         return size
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, NotYetSupported, ShapeError, TooLarge
 from telepatch_protocol.graph import Invoke
 from telepatch_protocol.literals import list_meta
+from telepatch_protocol.messages import conversations_of
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.sizes import Dim, Size
 
@@ -22,11 +26,14 @@ class Input:
 
 
 def input_of(invoke: Invoke, given: object) -> Input:
-    """The size of an invoke's input from what its text or ids stand for.
+    """The size of an invoke's input from what its text, messages or ids stand for.
 
     Raises:
-        BadArgument, ShapeError: neither text nor ids.
+        BadArgument, ShapeError: neither text nor messages nor ids.
     """
+    if invoke.form == "messages":
+        conversations = conversations_of(given, invoke.chat)
+        return Input(len(conversations), Size.symbol(f"len({invoke.id})"))
     if invoke.form != "text":
         return _ids_input(invoke, given)
     if isinstance(given, list) and not (given and all(isinstance(one, str) for one in given)):
@@ -36,12 +43,19 @@ def input_of(invoke: Invoke, given: object) -> Input:
     return Input(len(given) if isinstance(given, list) else 1, Size.symbol(f"len({invoke.id})"))
 
 
+def given_of(invoke: Invoke, argument: Callable[[JsonValue], object]) -> object:
+    """What an invoke's input stands for; chat messages hold no references, but may be one."""
+    if invoke.form == "messages":
+        return argument(invoke.messages) if isinstance(invoke.messages, str) else invoke.messages
+    return argument(invoke.text if invoke.form == "text" else invoke.ids)
+
+
 def check_form(invoke: Invoke) -> None:
     """Refuse forms of input that are not executed yet."""
-    if invoke.form not in ("text", "ids"):
+    if invoke.form == "inputs":
         raise NotYetSupported(
             f"invoke '{invoke.id}': inputs of the form '{invoke.form}' are not executed by this service yet; "
-            "use text or ids"
+            "use text, messages or ids"
         )
 
 

@@ -30,7 +30,8 @@ def users(graph: Graph) -> dict[str, str]:
         _note(found, node.id, lambda node=node: refs_of(node))  # type: ignore[misc]
     for run in graph.runs:
         for invoke in run.invokes:
-            given = [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
+            messages = invoke.messages if isinstance(invoke.messages, str) else None  # literal ones hold no references
+            given = [invoke.text, invoke.ids, messages, *(invoke.inputs or {}).values()]
             _note(found, invoke.id, lambda given=given: list(refs.walk(given)))  # type: ignore[misc]
     return found
 

@@ -15,6 +15,7 @@ from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError, UnknownName
 from telepatch_protocol.graph import Graph, Invoke
 from telepatch_protocol.inputs import Input
+from telepatch_protocol.messages import conversations_of
 from telepatch_protocol.tensors import Tensor
 from telepatch_server.catalogue import Model
 
@@ -25,16 +26,19 @@ _CHARACTERS_PER_TOKEN: Final = 1000
 
 
 def tokens_of(graph: Graph, model: Model) -> dict[str, Rows]:
-    """The token ids of every text invoke of the top level, one list per row, by invoke id.
+    """The token ids of every invoke that is text or messages, one list per row, by invoke id.
 
     Raises:
         ShapeError: texts of one invoke with different numbers of tokens, or one far too long.
-        BadArgument: a model without tokenizer.
+        BadArgument: a model without tokenizer or chat template, or messages that its template cannot render.
     """
     found: dict[str, Rows] = {}
     for invoke in _invokes(graph):
         try:
-            texts = _texts(invoke, graph.constants)
+            if invoke.form == "messages":
+                texts = _chats(invoke, graph.constants, model)
+            else:
+                texts = _texts(invoke, graph.constants)
             # Too many rows: the checker says so better.
             if texts is not None and len(texts) <= model.card.limits.max_rows:
                 found[invoke.id] = _rows(invoke, texts, model)
@@ -92,12 +96,25 @@ def _texts(invoke: Invoke, constants: Mapping[str, JsonValue]) -> list[str] | No
     return texts if len(texts) == len(rows) else None
 
 
+def _chats(invoke: Invoke, constants: Mapping[str, JsonValue], model: Model) -> list[str] | None:
+    """Conversations as text, one per row."""
+    given = _resolved(invoke.messages, constants) if isinstance(invoke.messages, str) else invoke.messages
+    settings = invoke.chat or {}
+    conversations = conversations_of(given, settings)
+    if len(conversations) > model.card.limits.max_rows:
+        return None
+    model.tokenizer()
+    return [model.chat.text(one, settings) for one in conversations]
+
+
 def _rows(invoke: Invoke, texts: list[str], model: Model) -> Rows:
     most = model.card.limits.max_positions
     for text in texts:
         if len(text) > most * _CHARACTERS_PER_TOKEN:
             raise ShapeError(f"a text of {len(text):,} characters; model '{model.card.id}' takes {most} tokens")
-    rows = [model.tokenizer().ids(text) for text in texts]
+    # What a chat template writes has its special tokens already.
+    special = invoke.form != "messages"
+    rows = [model.tokenizer().encode(text, special=special).ids for text in texts]
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise ShapeError(

@@ -54,7 +54,8 @@ def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
 
 
 def _inputs(invoke: Invoke) -> list[JsonValue]:
-    return [invoke.text, invoke.ids, invoke.messages, *(invoke.inputs or {}).values()]
+    messages = invoke.messages if isinstance(invoke.messages, str) else None  # literal ones hold no references
+    return [invoke.text, invoke.ids, messages, *(invoke.inputs or {}).values()]
 
 
 def _arguments(node: Node) -> list[JsonValue]:

@@ -71,10 +71,10 @@ def test_a_kind_of_a_later_version_is_refused_by_name(name: str, card: ModelCard
         check(graph, card)
 
 
-def test_generations_chat_messages_named_tensors_and_uploads_are_refused_by_name(card: ModelCard):
+def test_generations_named_tensors_and_uploads_are_refused_by_name(card: ModelCard):
     with pytest.raises(NotYetSupported, match="generation"):
         check(golden("generate").model_copy(update={"constants": {"prompt": "x"}}), card)
-    with pytest.raises(NotYetSupported, match="messages"):
+    with pytest.raises(NotYetSupported, match="form 'inputs'"):
         check(golden("inputs"), card)
     with pytest.raises(NotYetSupported, match="data"):
         check(golden("constants").model_copy(update={"constants": {"up": {"data": "0" * 64}}}), card)

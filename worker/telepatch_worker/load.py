@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrai
 from telepatch_protocol.card import ModelCard
 from telepatch_worker.byte_tokenizer import byte_tokenizer
 from telepatch_worker.cards import CardFile, LoadError, read_card
+from telepatch_worker.chat_template import chat_template_of
 from telepatch_worker.memory import Space, free_memory
 from telepatch_worker.progress import Progress, quiet, silent
 from telepatch_worker.publish import limits_of, model_card
@@ -177,6 +178,7 @@ def load(
     revision = revision_of(file, prepared.identity)
     progress("probe", None)
     digest = None if encoded is None else hashlib.sha256(encoded).hexdigest()
-    published = model_card(model, file, revision=revision, device=device, tokenizer=digest)
+    chat = None if tokenizer is None else chat_template_of(tokenizer, file)
+    published = model_card(model, file, revision=revision, device=device, tokenizer=digest, chat=chat)
     progress("ready", 1.0)
     return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded)

@@ -25,6 +25,9 @@ from telepatch_worker.layout import shareable
 
 TokenRows = list[list[int]]
 
+WORDS = ("text", "messages")
+"""Forms of input that a tokenizer makes ids of."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -109,7 +112,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
         GraphError: the job cannot run, or costs too much.
     """
     graph = task.graph
-    texts = {invoke.id: _text_tokens(invoke, task, tokenize) for invoke in _invokes(graph) if invoke.form == "text"}
+    texts = {invoke.id: _text_tokens(invoke, task, tokenize) for invoke in _invokes(graph) if invoke.form in WORDS}
     checked = _checked(task, card, graph, texts)
     alone = exact(graph) or not _may_share(checked)
     if alone and not exact(graph):
@@ -159,6 +162,8 @@ def _meta(tensor: torch.Tensor) -> Meta:
 def _text_tokens(invoke: Invoke, task: Task, tokenize: Callable[[str], list[int]] | None) -> TokenRows:
     rows = task.tokens.get(invoke.id)
     if rows is None:
+        if invoke.form == "messages":
+            raise BadArgument(f"invoke '{invoke.id}' has chat messages, which the gateway makes tokens of; none came")
         if tokenize is None:
             raise BadArgument(f"invoke '{invoke.id}' is text, but this model has no tokenizer; give ids")
         text = _constant(task.graph, invoke.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard
+from telepatch_protocol.card import Aliases, ChatTemplate, Limits, ModelCard, ModuleCard, ParamCard, PortCard
 from telepatch_worker.axes import choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile
 from telepatch_worker.families import aliases_of
@@ -67,7 +67,13 @@ def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> t
 
 
 def model_card(
-    model: nn.Module, file: CardFile, *, revision: str, device: torch.device, tokenizer: str | None
+    model: nn.Module,
+    file: CardFile,
+    *,
+    revision: str,
+    device: torch.device,
+    tokenizer: str | None,
+    chat: ChatTemplate | None = None,
 ) -> ModelCard:
     """The card of a loaded model.
 
@@ -77,6 +83,7 @@ def model_card(
         revision: identity of the weights and of the code that runs them.
         device: where the model is.
         tokenizer: sha256 of the tokenizer file, or None.
+        chat: its chat template, or None.
 
     Returns:
         The card, with axes found by running the model twice on a few tokens.
@@ -96,6 +103,7 @@ def model_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=vocabulary_of(model),
         tokenizer=tokenizer,
+        chat=chat,
         tolerance=file.bound,
         limits=limits,
         aliases=aliases,
