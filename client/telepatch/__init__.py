@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from telepatch import ops
+    from telepatch.chats import Chat
     from telepatch.constants import tensor
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
     from telepatch.model import Model
     from telepatch.not_yet import cond, fit, grad, map, repeat
     from telepatch.outputs import Outputs
-    from telepatch.tokens import Tokens
+    from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
     from telepatch.values import Value
     from telepatch_protocol import errors
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Chat",
     "Lab",
     "Model",
     "NotSaved",
     "Outputs",
     "SlowLoop",
     "TelepatchError",
+    "TokenRows",
     "Tokens",
     "Trace",
     "TraceError",
@@ -57,13 +60,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "chats": ("Chat",),
     "constants": ("tensor",),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
     "not_yet": ("cond", "fit", "grad", "map", "repeat"),
     "model": ("Model",),
     "outputs": ("Outputs",),
-    "tokens": ("Tokens",),
+    "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
     "values": ("Value",),
 }

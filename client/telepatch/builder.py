@@ -11,10 +11,12 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch.lines import Place, at_place, here
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checker
 from telepatch_protocol.errors import BadArgument, CausalLoop, GraphError, TelepatchError, TraceError
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, ModelRef, Module, Node, Options, Run, Set
+from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.refs import NAME
@@ -47,6 +49,7 @@ class Builder:
         self.finished = False
         self.invokes: list[Invoke] = []
         self.invoke: str | None = None
+        self.given: dict[str, tuple[str, Any]] = {}
         self.constants: dict[str, JsonValue] = {}
         self.tensors: dict[str, Tensor] = {}
         self.saves: dict[str, str] = {}
@@ -127,9 +130,17 @@ class Builder:
     def add_invoke(self, **form: Any) -> Invoke:
         """One more input of the run."""
         invoke = Invoke(id=f"x{len(self.invokes)}", **form)
-        self.checker.run(Run(id=RUN, invokes=(invoke,)), {})
+        self.checker.run(Run(id=RUN, invokes=(invoke,)), self.sizes(invoke))
         self.invokes.append(invoke)
+        if (place := here()) is not None and place != self.opened:
+            self.places[invoke.id] = place
+        if self.options.aligned:
+            check_aligned(RUN, {name: size.length for name, size in self.checker.inputs.items()})
         return invoke
+
+    def sizes(self, invoke: Invoke) -> Mapping[str, Input]:
+        """What is known of an input before it is sent, beside its form: nothing, except where it is only scanned."""
+        return {}
 
     def save(self, refs: Mapping[str, str], name: str | None) -> None:
         """Have values sent back; `refs` has one output name and reference each, the name empty for a single value."""

@@ -17,6 +17,7 @@ from telepatch.courier import Courier
 from telepatch.lines import here, points_home
 from telepatch.model import Model
 from telepatch.outcome import Outcome
+from telepatch.prompt_tokens import TokenMemory
 from telepatch.settings import Settings
 from telepatch.tokens import Tokens
 from telepatch.trace import Trace
@@ -71,6 +72,7 @@ class Lab:
     ) -> None:
         self.settings = settings
         self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
+        self.token_memory = TokenMemory()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
 
     @points_home
@@ -149,6 +151,18 @@ class Lab:
         """Tokens of texts; `Model.tokenize` is the convenient form."""
         body = {"model": model, "text": texts, "special": special}
         return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def tokenize_chats(self, model: str, conversations: list[Any], settings: dict[str, Any]) -> list[Tokens]:
+        """Tokens of conversations as the chat template renders them; `Model.tokenize` is the convenient form."""
+        body = {"model": model, "messages": conversations, "chat": settings}
+        return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def pieces(self, model: str, rows: list[list[int]]) -> list[Tokens]:
+        """Token ids with the text of each."""
+        found = self._ask("POST", "/v1/detokenize", {"model": model, "ids": rows})["rows"]
+        return [Tokens.of({"pieces": row["pieces"]}, ids) for row, ids in zip(found, rows, strict=True)]
 
     @points_home
     def detokenize(self, model: str, rows: list[list[int]]) -> list[str]:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from telepatch import arguments
+from telepatch.chats import Chat, check_template, is_messages
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
@@ -62,7 +64,8 @@ class Model(ModuleView):
         Args:
             prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
                 the body opens its inputs itself with ``t.invoke(...)``.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages, inputs: the same by name, where the form is not to be guessed; `telepatch.Chat` has
+                messages with settings of the chat template.
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
@@ -77,23 +80,30 @@ class Model(ModuleView):
         return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
 
     @points_home
-    def tokenize(self, text: str | list[str], *, special: bool = True) -> Any:
-        """Tokens of a text, or of each of several.
+    def tokenize(self, text: Any, *, special: bool = True) -> Any:
+        """Tokens of a text, of each of several, or of chat messages.
 
         Args:
-            text: one text or a list of them.
-            special: whether the tokens that the model expects around a text are added.
+            text: one text or a list of them; chat messages or a list of conversations, or a `telepatch.Chat`.
+            special: whether the tokens that the model expects around a text are added; of messages the chat template
+                decides.
 
         Returns:
-            `Tokens` with ``ids``, ``pieces`` (the text of each token) and ``offsets`` (characters), or a list of them.
+            `Tokens` with ``ids``, ``pieces`` (the text of each token), ``offsets`` (characters) and ``text``, or
+            `TokenRows`, a list of them. ``find("Mary")`` of either is a position.
 
         Raises:
-            BadArgument: neither a text nor a list of texts.
+            BadArgument: none of these, or messages to a model without a chat template.
         """
+        if is_messages(text):
+            check_template(self.card)
+            chat = Chat.of(text)
+            rows = TokenRows(self._service().tokenize_chats(self.card.id, chat.conversations, chat.settings))
+            return rows if chat.is_several else rows[0]
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
-            raise BadArgument(f"tokenize takes a text or a list of texts; found {text!r}")
-        found = self._service().tokenize(self.card.id, list(texts), special)
+            raise BadArgument(f"tokenize takes a text, a list of texts or chat messages; found {text!r}")
+        found = TokenRows(self._service().tokenize(self.card.id, list(texts), special))
         return found[0] if isinstance(text, str) else found
 
     @points_home

@@ -29,6 +29,7 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.wire import from_dict
+from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
 from telepatch_server.prompts import check_ids, sizes_of, tokens_of
@@ -136,6 +137,7 @@ class Admission:
             raise model
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
+        refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
         checked = check(
             graph,
             model.card,

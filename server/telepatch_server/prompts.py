@@ -59,7 +59,7 @@ def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -
         IndexOutOfRange: an id that is no token.
     """
     for invoke in _invokes(graph):
-        ids = _array(_resolved(invoke.ids, graph.constants), attachment)
+        ids = ids_of(invoke, graph, attachment)
         if ids is None or ids.size == 0 or not card.vocabulary or ids.dtype.kind not in "iu":
             continue
         low, high = int(ids.min()), int(ids.max())
@@ -67,6 +67,11 @@ def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -
             wrong = low if low < 0 else high
             detail = f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}"
             raise graph.blame(IndexOutOfRange(detail), invoke.id)
+
+
+def ids_of(invoke: Invoke, graph: Graph, attachment: Mapping[str, Tensor]) -> npt.NDArray[Any] | None:
+    """Token ids that are given as such, where they are known here; None for what is malformed too."""
+    return _array(_resolved(invoke.ids, graph.constants), attachment)
 
 
 def _invokes(graph: Graph) -> Iterator[Invoke]:

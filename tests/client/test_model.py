@@ -215,7 +215,7 @@ def test_a_place_looked_at_outside_a_trace_says_that_it_is_one(model: Model) -> 
 
 
 def test_what_is_no_text_and_no_token_is_refused_before_it_is_sent(model: Model) -> None:
-    with pytest.raises(BadArgument, match="a text or a list of texts; found 3"):
+    with pytest.raises(BadArgument, match="a list of texts or chat messages; found 3"):
         model.tokenize(3)  # type: ignore[arg-type]
     with pytest.raises(BadArgument, match="found 'abc'"):
         model.decode("abc")
