@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from telepatch import ops
+    from telepatch.cache import Cache
     from telepatch.chats import Chat
     from telepatch.constants import tensor
     from telepatch.habits import SlowLoop
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cache",
     "Chat",
     "Lab",
     "Model",
@@ -60,6 +62,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cache": ("Cache",),
     "chats": ("Chat",),
     "constants": ("tensor",),
     "habits": ("SlowLoop",),

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch.lines import Place, at_place, here
+from telepatch.own_names import NO_NAMES
 from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checker
@@ -41,6 +42,7 @@ class Builder:
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options) -> None:
         self.lab = lab
         self.card = card
+        self.names = NO_NAMES
         self.options = options
         self.job = new_job_id()
         self.opened: Place | None = None

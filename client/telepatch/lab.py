@@ -18,6 +18,7 @@ from telepatch.lines import here, points_home
 from telepatch.model import Model
 from telepatch.outcome import Outcome
 from telepatch.prompt_tokens import TokenMemory
+from telepatch.rename import Rename
 from telepatch.settings import Settings
 from telepatch.tokens import Tokens
 from telepatch.trace import Trace
@@ -76,18 +77,27 @@ class Lab:
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
 
     @points_home
-    def model(self, id: str) -> Model:
+    def model(self, id: str, *, rename: Rename | None = None) -> Model:
         """A model that the service holds.
 
         Args:
             id: its name, as `models` lists it.
+            rename: names of one's own: paths of modules, in which a star stands for the number of a layer, and for a
+                module names of its ports. They are held against the model at once; what is sent has its own names.
 
         Raises:
             NotFound: there is no such model.
+            UnknownSite: what a name of `rename` means is not there.
+            BadArgument: a name of `rename` is taken, or cannot be one.
             ConnectionFailed: nothing answers at the address.
+
+        Example:
+            >>> names = {"layers": "transformer.h", "layers.*.attention": "transformer.h.*.attn"}
+            >>> model = lab.model("gpt2-random", rename=names | {"layers.*": {"resid": "output"}})
+            >>> model.layers[2].resid
         """
         found = self._ask("GET", f"/v1/models/{quote(id, safe='')}")
-        return Model(ModelCard.model_validate(found["card"]), self)
+        return Model(ModelCard.model_validate(found["card"]), self, rename)
 
     @points_home
     def models(self) -> list[dict[str, Any]]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from telepatch import arguments
+from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.rename import Rename, renamed
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
@@ -27,6 +29,7 @@ class Model(ModuleView):
     Args:
         card: the model's card.
         lab: the connection that runs traces; without one they can be built and exported.
+        rename: names of one's own for modules and ports, as `Lab.model` takes them.
 
     Example:
         >>> model = lab.model("gpt2-random")
@@ -37,8 +40,8 @@ class Model(ModuleView):
     __slots__ = ("_lab",)
     _lab: Lab | None
 
-    def __init__(self, card: ModelCard, lab: Lab | None = None) -> None:
-        super().__init__(Spot(card))
+    def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
+        super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
 
     @property
@@ -77,7 +80,14 @@ class Model(ModuleView):
             BadArgument: more than one input.
         """
         form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        trace = Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        trace._builder.names = self._spot.names
+        return trace
+
+    @points_home
+    def cache(self, *sites: Any, **options: Any) -> Cache:
+        """As `Trace.cache`, in the trace that is open."""
+        return keep(self.card, sites, **options)
 
     @points_home
     def tokenize(self, text: Any, *, special: bool = True) -> Any:

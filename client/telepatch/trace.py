@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from telepatch import arguments
 from telepatch.builder import Builder
+from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.current import open_builder, set_open
 from telepatch.lines import here, placed, points_home, trim
@@ -66,6 +67,47 @@ class Trace:
             TraceError: of several inputs none is open, or the input is a value.
         """
         return tokens_of(self._builder, None)
+
+    @points_home
+    def cache(
+        self,
+        *sites: Any,
+        index: Any = None,
+        dtype: Any = None,
+        include_output: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Save many sites of the input whose block is open, chosen by pattern.
+
+        Args:
+            sites: patterns such as ``"blocks.*:resid_post"`` or ``"*.mlp"``, modules, sites, and lists of these;
+                nothing for everything that any module returns. In a pattern ``*`` is one name or number, ``**`` any
+                number of them, and ``*.`` in front means at any depth. Without a port the output is meant.
+            index: a part of each, as in ``np.s_[:, -1]``.
+            dtype: what each is cast to, such as ``"float16"``.
+            include_output, include_inputs: which ports are meant where none is given.
+
+        Returns:
+            A mapping from the spelling of each site to its value, which is lazy. Every value is what the model went on
+            with, after all writes of the block, wherever in the block this is called.
+
+        Raises:
+            UnknownSite: a pattern that fits nothing.
+            TraceError: no input is open.
+
+        Example:
+            >>> with model.trace("Hello") as t:
+            ...     kept = t.cache("blocks.*:resid_post", index=np.s_[:, -1])
+            >>> kept["blocks.3:resid_post"].numpy()
+        """
+        return keep(
+            self._builder.card,
+            sites,
+            index=index,
+            dtype=dtype,
+            include_output=include_output,
+            include_inputs=include_inputs,
+        )
 
     @points_home
     def invoke(
