@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from telepatch.model import Model
     from telepatch.not_yet import cond, fit, grad, map, repeat
     from telepatch.outputs import Outputs
+    from telepatch.scan import Scan
     from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
     from telepatch.values import Value
@@ -40,6 +41,7 @@ __all__ = [
     "Model",
     "NotSaved",
     "Outputs",
+    "Scan",
     "SlowLoop",
     "TelepatchError",
     "TokenRows",
@@ -70,6 +72,7 @@ _HOMES = {
     "not_yet": ("cond", "fit", "grad", "map", "repeat"),
     "model": ("Model",),
     "outputs": ("Outputs",),
+    "scan": ("Scan",),
     "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
     "values": ("Value",),

@@ -129,9 +129,14 @@ class Builder:
         self._metas[name] = tensor.meta
         return self.constant({"tensor": name})
 
+    @property
+    def next_invoke(self) -> str:
+        """The id of the input that is added next."""
+        return f"x{len(self.invokes)}"
+
     def add_invoke(self, **form: Any) -> Invoke:
         """One more input of the run."""
-        invoke = Invoke(id=f"x{len(self.invokes)}", **form)
+        invoke = Invoke(id=self.next_invoke, **form)
         self.checker.run(Run(id=RUN, invokes=(invoke,)), self.sizes(invoke))
         self.invokes.append(invoke)
         if (place := here()) is not None and place != self.opened:
@@ -183,6 +188,11 @@ class Builder:
         graph = self.build()
         if not graph.saves:
             raise self._nothing_saved()
+        self.finish_with(graph)
+        return graph
+
+    def finish_with(self, graph: Graph) -> None:
+        """Check a whole document, and let go of what is no longer needed."""
         try:
             self._unseen = self.checker.finish(graph, graph.nodes).schedule.unseen
         except GraphError as error:
@@ -193,7 +203,6 @@ class Builder:
             raise
         self.finished = True
         self._release()
-        return graph
 
     def warned(self) -> list[tuple[str, str]]:
         """Nodes that are surely not meant as they are, with what to say of them."""

@@ -19,15 +19,16 @@ from telepatch.model import Model
 from telepatch.outcome import Outcome
 from telepatch.prompt_tokens import TokenMemory
 from telepatch.rename import Rename
+from telepatch.scan import tried
 from telepatch.settings import Settings
 from telepatch.tokens import Tokens
 from telepatch.trace import Trace
 from telepatch.transport import Transport
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import ENDED, JobStatus
+from telepatch_protocol.jobs import ENDED, JobStatus, Price
 
 if TYPE_CHECKING:
     import httpx
@@ -185,6 +186,11 @@ class Lab:
         """Who asks, and what the service allows them."""
         found: dict[str, Any] = self._ask("GET", "/v1/me")
         return found
+
+    def dry_run(self, job: str, graph: Graph, attachment: bytes) -> Price | TelepatchError:
+        """What the gateway says of a job without queueing it: its price, or why it is refused."""
+        self._courier.flush()
+        return self._courier.run(lambda transport: tried(transport, job, graph, attachment))
 
     def flush(self) -> None:
         """Wait until everything that was submitted is with the gateway."""

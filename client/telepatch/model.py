@@ -13,6 +13,7 @@ from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
 from telepatch.rename import Rename, renamed
+from telepatch.scan import Scan
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
@@ -83,6 +84,35 @@ class Model(ModuleView):
         trace = Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
         trace._builder.names = self._spot.names
         return trace
+
+    @points_home
+    def scan(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+        aligned: bool = False,
+    ) -> Scan:
+        """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
+
+        Args:
+            prompt, text, ids, messages, inputs, exact, isolate, aligned: as `trace` takes them.
+
+        Returns:
+            A context manager; its ``price`` is what the gateway would ask.
+
+        Raises:
+            BadArgument: more than one input.
+        """
+        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        scan = Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        scan._builder.names = self._spot.names
+        return scan
 
     @points_home
     def cache(self, *sites: Any, **options: Any) -> Cache:
@@ -177,7 +207,6 @@ _LATER = {
     "each": "maps over prompts",
     "fit": "training",
     "edit": "named edits",
-    "scan": "scanning",
 }
 """Parts of the language that this version does not execute, by what they are called."""
 

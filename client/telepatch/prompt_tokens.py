@@ -47,11 +47,21 @@ def tokens_of(builder: Builder, invoke: str | None) -> Tokens | TokenRows:
     form, given = builder.given[_which(builder, invoke)]
     if form == "inputs":
         raise NotYetSupported("named tensors have no tokens")
+    single, _ = _as_data(form, given)
+    rows = rows_of(builder, form, given)
+    return rows[0] if single else rows
+
+
+def rows_of(builder: Builder, form: str, given: Any) -> TokenRows:
+    """Tokens of every row of an input.
+
+    Raises:
+        TraceError: nobody can tell.
+    """
     if builder.lab is None:
         raise TraceError("tokens are told by the service, and this model is a card without a connection")
-    single, plain = _as_data(form, given)
-    rows = builder.lab.token_memory.rows(builder.lab, builder, form, plain)
-    return rows[0] if single else rows
+    _, plain = _as_data(form, given)
+    return builder.lab.token_memory.rows(builder.lab, builder, form, plain)
 
 
 def _which(builder: Builder, invoke: str | None) -> str:

@@ -222,8 +222,8 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.invoke
         (name, value), *_ = self._form.items()
+        builder.given[builder.next_invoke] = (name, value)
         self.id = builder.add_invoke(**_on_wire(builder, name, value)).id
-        builder.given[self.id] = (name, value)
         builder.invoke = self.id
         return self
 

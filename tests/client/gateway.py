@@ -63,6 +63,7 @@ class Gateway:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
+    dry: dict[str, Any] = field(default_factory=dict)
     ending: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +79,8 @@ class Gateway:
 
     def submitted(self, submission: dict[str, Any]) -> dict[str, Any]:
         """Take or refuse jobs; they run in a thread of their own."""
+        if submission.get("dry_run"):
+            return {"jobs": [{"id": job["id"], **self.dry} for job in submission["jobs"]]}
         answers = []
         before = f"{len(self.events)}-0"
         for job in submission["jobs"]:
