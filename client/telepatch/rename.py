@@ -13,7 +13,7 @@ from telepatch.own_names import NO_NAMES, Names
 from telepatch.places import Spot, filled, stars_of
 from telepatch_protocol import sites
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.errors import BadArgument, UnknownSite
 
 Rename = Mapping[str, str | Mapping[str, str]]
 """Each name with what it means: a module by its path, or for a path a dict with names of its ports."""
@@ -115,7 +115,7 @@ def _ports(card: ModelCard, found: Renamed, path: str, ports: Mapping[str, str])
         main, _, leaf = place.ports().get(port, port).partition(".")
         try:
             sites.find(card, sites.Site(place.sample, main, leaf or None))
-        except sites.UnknownSite as error:
+        except UnknownSite as error:
             raise UnknownSiteName(f"{where}: {error.detail}") from None
         found.own_ports.setdefault(place.native, {})[name] = f"{main}.{leaf}" if leaf else main
 

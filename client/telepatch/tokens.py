@@ -54,12 +54,12 @@ class Tokens:
             >>> model.tokenize("When Mary and John went").find("Mary")
             1
         """
-        return self.span(text, which).stop - 1
+        return _last(self.span(text, which))
 
     @points_home
     def find_all(self, text: str) -> list[int]:
         """Positions of all occurrences, as `find` tells them; none, if there are none."""
-        return [span.stop - 1 for span in self._spans(text)]
+        return [_last(span) for span in self._spans(text)]
 
     @points_home
     def span(self, text: str, which: int | None = None) -> slice:
@@ -79,7 +79,7 @@ class Tokens:
         if not found:
             raise BadArgument(f"{text!r} does not occur in this text; its tokens are {self._listed()}")
         if which is None and len(found) > 1:
-            places = ", ".join(f"{span.stop - 1} ({''.join(self.pieces[span])!r})" for span in found)
+            places = ", ".join(f"{_last(span)} ({''.join(self.pieces[span])!r})" for span in found)
             raise BadArgument(
                 f"{text!r} occurs {len(found)} times, at {places}; say which=0 for the first, which=-1 for the last, "
                 "or take all with find_all"
@@ -122,13 +122,17 @@ class TokenRows(list[Tokens]):
         Raises:
             BadArgument: as `Tokens.find`, or the rows differ; ``[row.find(...) for row in rows]`` has each.
         """
-        return self.span(text, which).stop - 1
+        return _last(self.span(text, which))
 
     @points_home
     def span(self, text: str, which: int | None = None) -> slice:
         """As `Tokens.span`, where it is the same in every row."""
         found = [row.span(text, which) for row in self]
         if not found or any(span != found[0] for span in found):
-            places = ", ".join(str(span.stop - 1) for span in found) or "nowhere"
+            places = ", ".join(str(_last(span)) for span in found) or "nowhere"
             raise BadArgument(f"{text!r} is at different positions in these rows: {places}; ask each row for its own")
         return found[0]
+
+
+def _last(span: slice) -> int:
+    return int(span.stop) - 1
