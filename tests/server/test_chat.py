@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from telepatch_protocol.card import ChatTemplate, Limits, ModelCard, ModuleCard
 from telepatch_protocol.errors import BadArgument
@@ -198,8 +199,24 @@ def test_messages_are_tokenised_and_priced_before_a_job_is_queued(chatty: httpx.
     assert tried(chatty, document(HI, chat={"add_generation_prompt": False}))["price"]["tokens"] == 3
     assert tried(chatty, document([HI, HI]))["saves"]["h"]["shape"] == [2, 4, 8]
     inline = document(HI)
-    inline["runs"][0]["invokes"][0]["messages"] = HI
+    inline["runs"][0]["invokes"][0]["messages"] = [{**HI[0], "result": "no reference", "tensor": "neither"}]
     assert tried(chatty, inline)["price"]["tokens"] == 4
+
+
+def test_special_tokens_are_those_that_the_template_writes_and_no_others(
+    publish: Callable[..., None], published: ModelCard, http: httpx.Client
+) -> None:
+    inner = Tokenizer(models.WordLevel({"[CLS]": 0, "hi": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.add_special_tokens(["[CLS]"])
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 0)])
+    tokenizer = inner.to_str().encode()
+    template = ChatTemplate(template="{{ cls_token + messages[0].content }}", tokens={"cls_token": "[CLS]"})
+    changes = {"id": "marked", "tokenizer": hashlib.sha256(tokenizer).hexdigest(), "chat": template}
+    publish(published.model_copy(update=changes), tokenizer)
+    assert tried(http, document(HI, "marked"))["price"]["tokens"] == 2
+    [row] = http.post("/v1/tokenize", json={"model": "marked", "messages": HI}).json()["rows"]
+    assert row["ids"] == [0, 1]
 
 
 @pytest.mark.parametrize(
