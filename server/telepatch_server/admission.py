@@ -32,7 +32,7 @@ from telepatch_protocol.wire import from_dict
 from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
-from telepatch_server.prompts import check_ids, sizes_of, tokens_of
+from telepatch_server.prompts import check_ids, has_messages, sizes_of, tokens_of
 from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
@@ -72,7 +72,9 @@ async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lan
     drafts = await aside(received.large, lambda: draft_all(received))
     models = await _models(drafts, catalogue)
     earlier = await _earlier(drafts, person, lane)
-    return await aside(received.large, lambda: Admission(received, person, models, earlier).decide(drafts))
+    # A chat template may take a while, and others need not wait for it.
+    large = received.large or any(isinstance(draft, Draft) and has_messages(draft.graph) for draft in drafts)
+    return await aside(large, lambda: Admission(received, person, models, earlier).decide(drafts))
 
 
 def draft_all(received: Received) -> list[Draft | TelepatchError]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
@@ -14,7 +15,7 @@ from telepatch_protocol.messages import Conversation
 from telepatch_server.templates import TooMuch, compiled, rendered
 
 SECONDS: Final = 2.0
-"""How long a template may take for one conversation."""
+"""How long a template may take for all conversations of an input."""
 
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
 """Names that a message's reasoning goes by; the first is the one that templates read."""
@@ -27,7 +28,7 @@ class Chat:
 
     Args:
         card: of the model.
-        seconds: how long it may take for one conversation.
+        seconds: how long it may take for all conversations of an input.
     """
 
     def __init__(self, card: ModelCard, seconds: float = SECONDS) -> None:
@@ -35,17 +36,21 @@ class Chat:
         self._seconds = seconds
         self._template: Template | None = None
 
-    def text(self, conversation: Conversation, settings: Mapping[str, JsonValue]) -> str:
-        """A conversation as the text that the model reads.
+    def texts(self, conversations: Sequence[Conversation], settings: Mapping[str, JsonValue]) -> list[str]:
+        """Each conversation of an input as the text that the model reads.
 
         Args:
-            conversation: its messages.
+            conversations: messages of each.
             settings: as transformers' ``apply_chat_template`` takes them, but with ``add_generation_prompt`` on where
                 nothing is said and nothing is continued.
 
         Raises:
             BadArgument: the model has no template, or the template cannot do it; the message has its words.
         """
+        end = time.monotonic() + self._seconds
+        return [self._text(one, settings, end) for one in conversations]
+
+    def _text(self, conversation: Conversation, settings: Mapping[str, JsonValue], end: float) -> str:
         template = self._compiled()
         names = dict(settings)
         going_on = bool(names.pop("continue_final_message", False))
@@ -54,9 +59,11 @@ class Chat:
         last = self._tagged(given) if going_on else ""
         base = {**(self._card.chat.tokens if self._card.chat else {}), "tools": None, "documents": None}
         try:
-            found = rendered(template, self._seconds, **(base | names), messages=given, add_generation_prompt=begin)
+            found = rendered(template, end, **(base | names), messages=given, add_generation_prompt=begin)
         except TooMuch as error:
             raise self._refused(f"goes too far with these messages: {error}") from None
+        except TimeoutError:
+            raise self._refused(f"goes too far with these messages: it took more than {self._seconds:g} s") from None
         except TemplateError as error:
             raise self._refused(f"refuses these messages: {error.message or type(error).__name__}") from None
         except Exception as error:  # a template can raise whatever its filters raise

@@ -47,6 +47,11 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, Rows]:
     return found
 
 
+def has_messages(graph: Graph) -> bool:
+    """Whether a chat template has to be rendered for it."""
+    return any(invoke.form == "messages" for invoke in _invokes(graph))
+
+
 def sizes_of(tokens: Mapping[str, Rows]) -> dict[str, Input]:
     """Sizes of the invokes whose tokens are known."""
     return {invoke: Input(len(rows), len(rows[0])) for invoke, rows in tokens.items()}
@@ -109,7 +114,7 @@ def _chats(invoke: Invoke, constants: Mapping[str, JsonValue], model: Model) -> 
     if len(conversations) > model.card.limits.max_rows:
         return None
     model.tokenizer()
-    return [model.chat.text(one, settings) for one in conversations]
+    return model.chat.texts(conversations, settings)
 
 
 def _rows(invoke: Invoke, texts: list[str], model: Model) -> Rows:

@@ -33,7 +33,7 @@ _WIDTH: Final = re.compile(r"\d{7,}")
 
 
 class TooMuch(Exception):
-    """A template took too long, or made too much."""
+    """A template made too much."""
 
 
 class _Generation(Extension):
@@ -124,16 +124,17 @@ def compiled(source: str) -> Template:
     return Template.from_code(found, code, found.make_globals(None))
 
 
-def rendered(template: Template, seconds: float, **names: Any) -> str:
-    """What a template writes.
+def rendered(template: Template, end: float, **names: Any) -> str:
+    """What a template writes until the monotonic clock shows `end`.
 
     Raises:
-        TooMuch: it took longer, or wrote more than `MAX_TEXT`.
+        TimeoutError: it took longer.
+        TooMuch: it wrote more than `MAX_TEXT`.
         Exception: whatever the template itself raises.
     """
     pieces: list[str] = []
     size = 0
-    with _deadline(seconds):
+    with _deadline(end):
         for piece in template.generate(**names):
             size += len(piece)
             if size > MAX_TEXT:
@@ -143,13 +144,12 @@ def rendered(template: Template, seconds: float, **names: Any) -> str:
 
 
 @contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
+def _deadline(end: float) -> Iterator[None]:
     """Stops a template at the next of its lines when time is over; other code of this thread is not looked at."""
-    end = time.monotonic() + seconds
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
         if time.monotonic() > end:
-            raise TooMuch(f"it took more than {seconds:g} s")
+            raise TimeoutError
         for value in frame.f_locals.values():
             _not_huge(value)
         return line

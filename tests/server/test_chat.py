@@ -58,10 +58,16 @@ def card(template: str | None, tokens: dict[str, Any] | None = None) -> ModelCar
     return ModelCard(id="tiny", revision="r", limits=Limits(max_positions=9), modules=modules, chat=chat)
 
 
+def text_of(chat: Chat, conversation: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """One conversation as text."""
+    [found] = chat.texts([conversation], settings)
+    return found
+
+
 def refusal(template: str | None, *, seconds: float = 2.0, **settings: Any) -> str:
     """What is said of a template that cannot render one message."""
     with pytest.raises(BadArgument) as caught:
-        Chat(card(template), seconds).text([{"role": "user", "content": "hi"}], settings)
+        text_of(Chat(card(template), seconds), [{"role": "user", "content": "hi"}], settings)
     return caught.value.detail
 
 
@@ -79,7 +85,7 @@ def test_the_ids_are_those_of_transformers(conversation: list[dict[str, Any]], s
     theirs = byte_tokenizer(4096)
     theirs.chat_template = CHATML
     wanted = theirs.apply_chat_template(conversation, tokenize=True, **settings)["input_ids"]
-    text = Chat(card(CHATML, dict(theirs.special_tokens_map))).text(conversation, settings)
+    text = text_of(Chat(card(CHATML, dict(theirs.special_tokens_map))), conversation, settings)
     assert Words(theirs.backend_tokenizer.to_str().encode()).encode(text, special=False).ids == wanted
 
 
@@ -88,19 +94,21 @@ def test_the_last_message_is_gone_on_with_as_transformers_does_it(at: int) -> No
     theirs = byte_tokenizer(4096)
     theirs.chat_template = CHATML
     wanted = theirs.apply_chat_template(CONVERSATIONS[at], continue_final_message=True, tokenize=False)
-    ours = Chat(card(CHATML, dict(theirs.special_tokens_map))).text(CONVERSATIONS[at], {"continue_final_message": True})
+    ours = text_of(
+        Chat(card(CHATML, dict(theirs.special_tokens_map))), CONVERSATIONS[at], {"continue_final_message": True}
+    )
     assert ours == wanted
 
 
 def test_an_answer_is_begun_unless_the_author_says_otherwise() -> None:
     chat = Chat(card(CHATML, {"eos_token": ""}))
-    assert chat.text(CONVERSATIONS[0], {}).endswith("<|im_start|>assistant\n")
-    assert not chat.text(CONVERSATIONS[0], {"add_generation_prompt": False}).endswith("assistant\n")
+    assert text_of(chat, CONVERSATIONS[0], {}).endswith("<|im_start|>assistant\n")
+    assert not text_of(chat, CONVERSATIONS[0], {"add_generation_prompt": False}).endswith("assistant\n")
 
 
 def test_a_template_that_refuses_is_told_in_its_own_words() -> None:
     with pytest.raises(BadArgument, match=r"'tiny' refuses these messages: System role not supported"):
-        Chat(card(STRICT)).text([{"role": "system", "content": "x"}], {})
+        text_of(Chat(card(STRICT)), [{"role": "system", "content": "x"}], {})
 
 
 @pytest.mark.parametrize(
@@ -154,7 +162,9 @@ def test_a_template_that_does_not_end_is_stopped() -> None:
 
 
 def test_dates_and_dicts_are_there_as_in_transformers() -> None:
-    text = Chat(card("{{ strftime_now('%Y') }} {{ dict(a=1) | tojson }}{{ 'ü<' | tojson }}")).text(CONVERSATIONS[0], {})
+    text = text_of(
+        Chat(card("{{ strftime_now('%Y') }} {{ dict(a=1) | tojson }}{{ 'ü<' | tojson }}")), CONVERSATIONS[0], {}
+    )
     assert text == time.strftime("%Y") + ' {"a": 1}"ü<"'
 
 
@@ -274,3 +284,11 @@ def test_the_worker_publishes_the_template_of_a_card_file(tmp_path: Path) -> Non
     assert found.tokens["eos_token"] == "<|endoftext|>"
     with pytest.raises(LoadError, match="chat_template is no template"):
         load(file.model_copy(update={"chat_template": "{% for"}), cache=tmp_path)
+
+
+def test_all_conversations_of_an_input_share_the_time_of_one() -> None:
+    slow = "{% for a in range(99999) %}{% set x = a %}{% endfor %}x"
+    begun = time.monotonic()
+    with pytest.raises(BadArgument, match=r"more than 0.3 s"):
+        Chat(card(slow), 0.3).texts([HI] * 1000, {})
+    assert time.monotonic() - begun < 2

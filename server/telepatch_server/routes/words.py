@@ -124,7 +124,7 @@ def _rows(ids: tuple[tuple[int, ...], ...] | tuple[int, ...]) -> list[tuple[int,
 def _tokenize_chats(
     model: Model, conversations: list[Conversation], settings: dict[str, JsonValue] | None
 ) -> Tokenized:
-    texts = tuple(model.chat.text(one, settings or {}) for one in conversations)
+    texts = tuple(model.chat.texts(conversations, settings or {}))
     return _tokenize(model.tokenizer(), texts, special=False)
 
 
