@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from telepatch import ops
+    from telepatch.cache import Cache
+    from telepatch.chats import Chat
     from telepatch.constants import tensor
     from telepatch.data import DataColumn, Dataset
     from telepatch.habits import SlowLoop
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from telepatch.model import Model
     from telepatch.not_yet import cond, fit, grad, map, repeat
     from telepatch.outputs import Outputs
-    from telepatch.tokens import Tokens
+    from telepatch.scan import Scan
+    from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
     from telepatch.values import Value
     from telepatch_protocol import errors
@@ -33,14 +36,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cache",
+    "Chat",
     "DataColumn",
     "Dataset",
     "Lab",
     "Model",
     "NotSaved",
     "Outputs",
+    "Scan",
     "SlowLoop",
     "TelepatchError",
+    "TokenRows",
     "Tokens",
     "Trace",
     "TraceError",
@@ -60,6 +67,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cache": ("Cache",),
+    "chats": ("Chat",),
     "constants": ("tensor",),
     "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
@@ -67,7 +76,8 @@ _HOMES = {
     "not_yet": ("cond", "fit", "grad", "map", "repeat"),
     "model": ("Model",),
     "outputs": ("Outputs",),
-    "tokens": ("Tokens",),
+    "scan": ("Scan",),
+    "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
     "values": ("Value",),
 }

@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch.lines import Place, at_place, here
+from telepatch.own_names import NO_NAMES
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checker
 from telepatch_protocol.data import Columns
@@ -40,6 +42,7 @@ class Builder:
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options) -> None:
         self.lab = lab
         self.card = card
+        self.names = NO_NAMES
         self.options = options
         self.job = new_job_id()
         self.opened: Place | None = None
@@ -48,6 +51,7 @@ class Builder:
         self.finished = False
         self.invokes: list[Invoke] = []
         self.invoke: str | None = None
+        self.given: dict[str, tuple[str, Any]] = {}
         self.constants: dict[str, JsonValue] = {}
         self.tensors: dict[str, Tensor] = {}
         self.saves: dict[str, str] = {}
@@ -135,12 +139,26 @@ class Builder:
             self._uploads[digest] = self.constant({"data": digest})
         return self._uploads[digest]
 
+    @property
+    def next_invoke(self) -> str:
+        """The id of the input that is added next."""
+        return f"x{len(self.invokes)}"
+
     def add_invoke(self, **form: Any) -> Invoke:
         """One more input of the run."""
-        invoke = Invoke(id=f"x{len(self.invokes)}", **form)
+        invoke = Invoke(id=self.next_invoke, **form)
+        self.checker.lengths = {**self.checker.lengths, **self.lengths(invoke)}
         self.checker.run(Run(id=RUN, invokes=(invoke,)))
         self.invokes.append(invoke)
+        if (place := here()) is not None and place != self.opened:
+            self.places[invoke.id] = place
+        if self.options.aligned:
+            check_aligned(RUN, {name: size.length for name, size in self.checker.inputs.items()})
         return invoke
+
+    def lengths(self, invoke: Invoke) -> Mapping[str, int]:
+        """How long each row of an input is, by its words: known before it is sent only to a scan."""
+        return {}
 
     def save(self, refs: Mapping[str, str], name: str | None) -> None:
         """Have values sent back; `refs` has one output name and reference each, the name empty for a single value."""
@@ -181,6 +199,11 @@ class Builder:
         graph = self.build()
         if not graph.saves:
             raise self._nothing_saved()
+        self.finish_with(graph)
+        return graph
+
+    def finish_with(self, graph: Graph) -> None:
+        """Check a whole document, and let go of what is no longer needed."""
         try:
             self._unseen = self.checker.finish(graph, graph.nodes).schedule.unseen
         except GraphError as error:
@@ -191,7 +214,6 @@ class Builder:
             raise
         self.finished = True
         self._release()
-        return graph
 
     def warned(self) -> list[tuple[str, str]]:
         """Nodes that are surely not meant as they are, with what to say of them."""

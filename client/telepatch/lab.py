@@ -18,6 +18,9 @@ from telepatch.data import DataColumn, Dataset
 from telepatch.lines import here, points_home
 from telepatch.model import Model
 from telepatch.outcome import Outcome
+from telepatch.prompt_tokens import TokenMemory
+from telepatch.rename import Rename
+from telepatch.scan import tried
 from telepatch.settings import Settings
 from telepatch.tokens import Tokens
 from telepatch.trace import Trace
@@ -25,9 +28,9 @@ from telepatch.transport import Transport
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.data import Upload
-from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import ENDED, JobStatus
+from telepatch_protocol.jobs import ENDED, JobStatus, Price
 
 if TYPE_CHECKING:
     import httpx
@@ -74,21 +77,31 @@ class Lab:
         self.settings = settings
         self._progress = progress
         self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
+        self.token_memory = TokenMemory()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
 
     @points_home
-    def model(self, id: str) -> Model:
+    def model(self, id: str, *, rename: Rename | None = None) -> Model:
         """A model that the service holds.
 
         Args:
             id: its name, as `models` lists it.
+            rename: names of one's own: paths of modules, in which a star stands for the number of a layer, and for a
+                module names of its ports. They are held against the model at once; what is sent has its own names.
 
         Raises:
             NotFound: there is no such model.
+            UnknownSite: what a name of `rename` means is not there.
+            BadArgument: a name of `rename` is taken, or cannot be one.
             ConnectionFailed: nothing answers at the address.
+
+        Example:
+            >>> names = {"layers": "transformer.h", "layers.*.attention": "transformer.h.*.attn"}
+            >>> model = lab.model("gpt2-random", rename=names | {"layers.*": {"resid": "output"}})
+            >>> model.layers[2].resid
         """
         found = self._ask("GET", f"/v1/models/{quote(id, safe='')}")
-        return Model(ModelCard.model_validate(found["card"]), self)
+        return Model(ModelCard.model_validate(found["card"]), self, rename)
 
     @points_home
     def models(self) -> list[dict[str, Any]]:
@@ -152,6 +165,18 @@ class Lab:
         """Tokens of texts; `Model.tokenize` is the convenient form."""
         body = {"model": model, "text": texts, "special": special}
         return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def tokenize_chats(self, model: str, conversations: list[Any], settings: dict[str, Any]) -> list[Tokens]:
+        """Tokens of conversations as the chat template renders them; `Model.tokenize` is the convenient form."""
+        body = {"model": model, "messages": conversations, "chat": settings}
+        return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def pieces(self, model: str, rows: list[list[int]]) -> list[Tokens]:
+        """Token ids with the text of each."""
+        found = self._ask("POST", "/v1/detokenize", {"model": model, "ids": rows})["rows"]
+        return [Tokens.of({"pieces": row["pieces"]}, ids) for row, ids in zip(found, rows, strict=True)]
 
     @points_home
     def detokenize(self, model: str, rows: list[list[int]]) -> list[str]:
@@ -223,6 +248,11 @@ class Lab:
         """All data of one's own that the service holds, oldest first."""
         found = [Upload.model_validate(one) for one in self._ask("GET", "/v1/data")["uploads"]]
         return [Dataset(self._courier, one.sha256, one.bytes, one.columns) for one in found if one.columns is not None]
+
+    def dry_run(self, job: str, graph: Graph, attachment: bytes) -> Price | TelepatchError:
+        """What the gateway says of a job without queueing it: its price, or why it is refused."""
+        self._courier.flush()
+        return self._courier.run(lambda transport: tried(transport, job, graph, attachment))
 
     def flush(self) -> None:
         """Wait until everything that was submitted is with the gateway."""

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from telepatch import arguments
+from telepatch.cache import Cache, keep
+from telepatch.chats import Chat, check_template, is_messages
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.rename import Rename, renamed
+from telepatch.scan import Scan
+from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
@@ -25,6 +30,7 @@ class Model(ModuleView):
     Args:
         card: the model's card.
         lab: the connection that runs traces; without one they can be built and exported.
+        rename: names of one's own for modules and ports, as `Lab.model` takes them.
 
     Example:
         >>> model = lab.model("gpt2-random")
@@ -35,8 +41,8 @@ class Model(ModuleView):
     __slots__ = ("_lab",)
     _lab: Lab | None
 
-    def __init__(self, card: ModelCard, lab: Lab | None = None) -> None:
-        super().__init__(Spot(card))
+    def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
+        super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
 
     @property
@@ -65,7 +71,8 @@ class Model(ModuleView):
             prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
                 the body opens its inputs itself with ``t.invoke(...)``.
             text, ids, messages, inputs: the same by name, where the form is not to be guessed; `inputs` is a dict of
-                named tensors, for models that take no tokens (``model.card.inputs`` says which).
+                named tensors, for models that take no tokens (``model.card.inputs`` says which); `telepatch.Chat` has
+                messages with settings of the chat template.
             images: for a model of images: arrays (rows, channels, height, width) or (channels, height, width), or a
                 list of images. uint8 is normalised as the model's image processor does it, floats are taken as they
                 are. Images without channels, or with channels last, are turned where that is the only way they fit.
@@ -82,26 +89,69 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        trace = Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        trace._builder.names = self._spot.names
+        return trace
 
     @points_home
-    def tokenize(self, text: str | list[str], *, special: bool = True) -> Any:
-        """Tokens of a text, or of each of several.
+    def scan(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+        aligned: bool = False,
+    ) -> Scan:
+        """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            text: one text or a list of them.
-            special: whether the tokens that the model expects around a text are added.
+            prompt, text, ids, messages, inputs, exact, isolate, aligned: as `trace` takes them.
 
         Returns:
-            `Tokens` with ``ids``, ``pieces`` (the text of each token) and ``offsets`` (characters), or a list of them.
+            A context manager; its ``price`` is what the gateway would ask.
 
         Raises:
-            BadArgument: neither a text nor a list of texts.
+            BadArgument: more than one input.
         """
+        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        scan = Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        scan._builder.names = self._spot.names
+        return scan
+
+    @points_home
+    def cache(self, *sites: Any, **options: Any) -> Cache:
+        """As `Trace.cache`, in the trace that is open."""
+        return keep(self.card, sites, **options)
+
+    @points_home
+    def tokenize(self, text: Any, *, special: bool = True) -> Any:
+        """Tokens of a text, of each of several, or of chat messages.
+
+        Args:
+            text: one text or a list of them; chat messages or a list of conversations, or a `telepatch.Chat`.
+            special: whether the tokens that the model expects around a text are added; of messages the chat template
+                decides.
+
+        Returns:
+            `Tokens` with ``ids``, ``pieces`` (the text of each token), ``offsets`` (characters) and ``text``, or
+            `TokenRows`, a list of them. ``find("Mary")`` of either is a position.
+
+        Raises:
+            BadArgument: none of these, or messages to a model without a chat template.
+        """
+        if is_messages(text):
+            check_template(self.card)
+            chat = Chat.of(text)
+            rows = TokenRows(self._service().tokenize_chats(self.card.id, chat.conversations, chat.settings))
+            return rows if chat.is_several else rows[0]
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
-            raise BadArgument(f"tokenize takes a text or a list of texts; found {text!r}")
-        found = self._service().tokenize(self.card.id, list(texts), special)
+            raise BadArgument(f"tokenize takes a text, a list of texts or chat messages; found {text!r}")
+        found = TokenRows(self._service().tokenize(self.card.id, list(texts), special))
         return found[0] if isinstance(text, str) else found
 
     @points_home
@@ -165,7 +215,6 @@ _LATER = {
     "each": "maps over prompts",
     "fit": "training",
     "edit": "named edits",
-    "scan": "scanning",
 }
 """Parts of the language that this version does not execute, by what they are called."""
 

@@ -205,7 +205,8 @@ class ModuleView:
             here = spelled_path(self._spot.path)
             instead = f"; take one of its modules, {here}[0].{port}, or all, {here}[:].{port}" if len(self) else ""
             raise UnknownSite(f"{here} ({module.kind}) does not fire itself, so it has no {port}{instead}")
-        return SiteValue(Address(self._spot.card, self._spot.path, port, leaf, self._call), open_builder())
+        port, own_leaf = self._spot.port(port)
+        return SiteValue(Address(self._spot.card, self._spot.path, port, leaf or own_leaf, self._call), open_builder())
 
     @points_home
     def _write(self, port: str, value: Any) -> None:

@@ -88,6 +88,8 @@ class SiteValue(Value):
         self._slot = 0 if builder is None else builder.slot()
         self._saved: str | None = None
         self._found = address.find()
+        if builder is not None:
+            self._meta = self._site_meta()
 
     @points_home
     def save(self, name: str | None = None) -> Any:

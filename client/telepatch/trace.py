@@ -11,9 +11,13 @@ from pydantic import JsonValue
 
 from telepatch import arguments
 from telepatch.builder import Builder
+from telepatch.cache import Cache, keep
+from telepatch.chats import Chat, check_template, is_messages
 from telepatch.current import open_builder, set_open
 from telepatch.lines import here, placed, points_home, trim
 from telepatch.named import as_inputs, sendable
+from telepatch.prompt_tokens import tokens_of
+from telepatch.tokens import TokenRows, Tokens
 from telepatch_protocol import tensors
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
@@ -54,6 +58,57 @@ class Trace:
     def attachment(self) -> bytes:
         """The tensors that go with the graph, as safetensors; empty where there are none."""
         return tensors.encode(self._tensors) if self._tensors else b""
+
+    @property
+    @points_home
+    def tokens(self) -> Tokens | TokenRows:
+        """Tokens of the input whose block is open, or of the only one: ``t.tokens.find("Mary")`` is a position.
+
+        Raises:
+            TraceError: of several inputs none is open, or the input is a value.
+        """
+        return tokens_of(self._builder, None)
+
+    @points_home
+    def cache(
+        self,
+        *sites: Any,
+        index: Any = None,
+        dtype: Any = None,
+        include_output: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Save many sites of the input whose block is open, chosen by pattern.
+
+        Args:
+            sites: patterns such as ``"blocks.*:resid_post"`` or ``"*.mlp"``, modules, sites, and lists of these;
+                nothing for everything that any module returns. In a pattern ``*`` is one name or number, ``**`` any
+                number of them, and ``*.`` in front means at any depth. Without a port the output is meant.
+            index: a part of each, as in ``np.s_[:, -1]``.
+            dtype: what each is cast to, such as ``"float16"``.
+            include_output, include_inputs: which ports are meant where none is given.
+
+        Returns:
+            A mapping from the spelling of each site to its value, which is lazy. Every value is what the model went on
+            with, after all writes of the block, wherever in the block this is called.
+
+        Raises:
+            UnknownSite: a pattern that fits nothing.
+            TraceError: no input is open.
+
+        Example:
+            >>> with model.trace("Hello") as t:
+            ...     kept = t.cache("blocks.*:resid_post", index=np.s_[:, -1])
+            >>> kept["blocks.3:resid_post"].numpy()
+        """
+        return keep(
+            self._builder.card,
+            sites,
+            index=index,
+            dtype=dtype,
+            include_output=include_output,
+            include_inputs=include_inputs,
+        )
 
     @points_home
     def invoke(
@@ -177,9 +232,22 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.invoke
         (name, value), *_ = self._form.items()
-        self.id = builder.add_invoke(**{name: _as_constant(builder, name, value)}).id
+        builder.given[builder.next_invoke] = (name, value)
+        self.id = builder.add_invoke(**_on_wire(builder, name, value)).id
         builder.invoke = self.id
         return self
+
+    @property
+    @points_home
+    def tokens(self) -> Tokens | TokenRows:
+        """Tokens of this input: ``a.tokens.find("Mary")`` is a position.
+
+        Raises:
+            TraceError: the input is a value, or its block has not begun.
+        """
+        if self.id is None:
+            raise TraceError("an input has tokens once its block has begun: with t.invoke(prompt) as a: ...")
+        return tokens_of(self._builder, self.id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -193,6 +261,15 @@ class Invocation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+
+def _on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
+    """The input as the fields of an invoke."""
+    if form != "messages":
+        return {form: _as_constant(builder, form, value)}
+    check_template(builder.card)
+    chat = Chat.of(value)
+    return {form: f"${builder.constant(chat.messages)}"} | ({"chat": chat.settings} if chat.settings else {})
 
 
 def one_form(card: ModelCard, prompt: Any, **named: Any) -> dict[str, Any]:
@@ -216,13 +293,15 @@ def _guessed(prompt: Any) -> str:
 
     if isinstance(prompt, str):
         return "text"
+    if is_messages(prompt) and not isinstance(prompt, dict):
+        return "messages"
     if isinstance(prompt, dict):
         return "inputs"
     if isinstance(prompt, Value | np.ndarray) or isinstance(arguments.plain(prompt), np.ndarray):
         return "ids"
     if isinstance(prompt, list | tuple | range) and len(prompt):
         first = prompt[0]
-        return "text" if isinstance(first, str) else "messages" if isinstance(first, dict) else "ids"
+        return "text" if isinstance(first, str) else "ids"
     raise BadArgument(
         f"{prompt!r} is no input; give text, a list of texts, token ids, rows of token ids, messages, or named tensors"
     )

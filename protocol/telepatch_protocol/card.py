@@ -242,6 +242,13 @@ class Aliases(Frozen):
     ports: dict[str, dict[str, str | Target]] = Field(default_factory=dict)
 
 
+class ChatTemplate(Frozen):
+    """How a model is given chat messages: a Jinja template, and the special tokens that it may name."""
+
+    template: str
+    tokens: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
 class ModelCard(Frozen):
     """A served model as data.
 
@@ -258,6 +265,7 @@ class ModelCard(Frozen):
         inputs: the named tensors that the model is called with, the main one first; empty for models that take tokens.
         shares: whether a row's result is its own, whatever other rows are in the batch; where not, jobs run alone.
         sources: operations inside the forwards of modules, by the key that `ModuleCard.source` names.
+        chat: its chat template, None for a model without one.
     """
 
     id: str
@@ -271,6 +279,7 @@ class ModelCard(Frozen):
     parameters: int = 0
     vocabulary: int = 0
     tokenizer: str | None = None
+    chat: ChatTemplate | None = None
     tolerance: float = 1e-5
     limits: Limits
     aliases: Aliases = Aliases()

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from telepatch_protocol import indexing, sites
 from telepatch_protocol import refs as references
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.axes import applied, dim_of
 from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_repeat
 from telepatch_protocol.card import ModelCard
@@ -88,10 +89,8 @@ class Checker(Lookup):
             except GraphError as error:
                 raise error.at(node=invoke.id) from None
             self.level.invokes[invoke.id] = invoke
-        lengths = {self.inputs[invoke.id].length for invoke in run.invokes}
-        known = sorted(length for length in lengths if isinstance(length, int))
-        if self.aligned and len(known) > 1:
-            raise ShapeError(f"run '{run.id}' is aligned, but its inputs have {', '.join(map(str, known))} tokens")
+        if self.aligned:
+            check_aligned(run.id, {invoke.id: self.inputs[invoke.id].length for invoke in run.invokes})
 
     def node(self, node: Node) -> Value:
         """Take in a node and say what is known of its value.

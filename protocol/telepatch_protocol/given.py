@@ -13,14 +13,14 @@ from telepatch_protocol.subgraphs import all_nodes, all_runs
 
 
 def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
-    """Each invoke of text or ids with each input that it may take: its own, or every element of the list that a map
-    goes over. What is computed, or comes from elsewhere, is left out."""
+    """Each invoke of text, messages or ids with each input that it may take: its own, or every element of the list that
+    a map goes over. What is computed, or comes from elsewhere, is left out."""
     spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
     for run in all_runs(graph):
         for invoke in run.invokes:
-            if invoke.form not in ("text", "ids"):
+            if invoke.form == "inputs":
                 continue
-            value = invoke.text if invoke.form == "text" else invoke.ids
+            value = {"text": invoke.text, "ids": invoke.ids, "messages": invoke.messages}[invoke.form]
             name = _name(value)
             if name in spans:
                 elements = _behind(spans[name], graph, spans)

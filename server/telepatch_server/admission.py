@@ -30,9 +30,10 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.wire import from_dict
+from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
-from telepatch_server.prompts import check_ids, tokens_of
+from telepatch_server.prompts import check_ids, has_messages, tokens_of
 from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
@@ -74,7 +75,9 @@ async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lan
     models = await _models(drafts, catalogue)
     earlier = await _earlier(drafts, person, lane)
     data = await _data(drafts, person, uploads)
-    return await aside(received.large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
+    # A chat template may take a while, and others need not wait for it.
+    large = received.large or any(isinstance(draft, Draft) and has_messages(draft.graph) for draft in drafts)
+    return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
 
 
 def draft_all(received: Received) -> list[Draft | TelepatchError]:
@@ -143,6 +146,7 @@ class Admission:
             raise model
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
+        refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
         checked = check(
             graph,
             model.card,

@@ -71,11 +71,9 @@ def test_a_kind_of_a_later_version_is_refused_by_name(name: str, card: ModelCard
         check(graph, card)
 
 
-def test_generations_chat_messages_and_named_tensors_are_refused_by_name(card: ModelCard):
+def test_generations_are_refused_by_name(card: ModelCard):
     with pytest.raises(NotYetSupported, match="generation"):
         check(golden("generate").model_copy(update={"constants": {"prompt": "x"}}), card)
-    with pytest.raises(NotYetSupported, match="messages"):
-        check(golden("inputs"), card)
 
 
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():

@@ -30,6 +30,9 @@ _SPELLING = {
 }
 _ONLY_FOR: dict[str, str] = {"sha256": "wheel", "file": "wheel", "seed": "config"}
 _NAMED = ("vision", "audio", "module")
+MAX_TEMPLATE = 256 * 1024
+"""Characters of a chat template at most."""
+
 _TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 3e-2, "float16": 4e-3}
 
 
@@ -110,6 +113,7 @@ class CardFile(Frozen):
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         attention: attention implementation, as transformers names it.
         tokenizer: ``own`` (beside the weights), ``bytes`` (one token per byte) or ``none`` (token ids only).
+        chat_template: Jinja template for chat messages, in place of the tokenizer's own.
         tolerance: relative bound between a batched and a solo run; by default a bound for the dtype.
         limits: fields of `Limits` that differ from the defaults.
         aliases: in place of the aliases of the model's family.
@@ -131,6 +135,7 @@ class CardFile(Frozen):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
     tokenizer: Literal["own", "bytes", "none"] = "own"
+    chat_template: str | None = Field(default=None, min_length=1, max_length=MAX_TEMPLATE)
     tolerance: float | None = Field(default=None, gt=0)
     limits: dict[str, int | float] = Field(default_factory=dict)
     aliases: Aliases | None = None
@@ -165,6 +170,8 @@ class CardFile(Frozen):
         if kind == "config" and self.tokenizer == "own" and not self.named:
             raise ValueError("a config: source has no tokenizer of its own: set tokenizer to 'bytes' or 'none'")
         self._fits_its_kind()
+        if self.chat_template is not None and self.tokenizer == "none":
+            raise ValueError("'chat_template' needs a tokenizer, but tokenizer is 'none'")
         self.limits_for(1)
         return self
 

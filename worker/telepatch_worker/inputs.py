@@ -10,7 +10,7 @@ import torch
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError
 from telepatch_protocol.graph import Invoke
-from telepatch_protocol.inputs import Input, check_limits
+from telepatch_protocol.inputs import Input, check_limits, given_of, words_of
 from telepatch_worker.named_inputs import NamedInput, prepared
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def token_rows(frame: Frame, invoke: Invoke) -> torch.Tensor:
     Raises:
         GraphError: rows of different lengths, no tokens, too many, or ids that are none.
     """
-    given = frame.argument(invoke.text if invoke.form == "text" else invoke.ids)
-    if invoke.form == "text":
-        ids = [frame.context.plan.ids_of(str(one)) for one in (given if isinstance(given, list) else [given])]
+    given = given_of(invoke, frame.argument)
+    if invoke.form != "ids":
+        ids = [frame.context.plan.ids_of(key) for key in words_of(invoke, given)]
         if len(lengths := sorted({len(row) for row in ids})) > 1:
             raise ShapeError(f"the texts of invoke '{invoke.id}' have {', '.join(map(str, lengths))} tokens")
         given = ids

@@ -19,6 +19,7 @@ from telepatch_protocol.card import ModelCard
 from telepatch_worker.adapters import adapted, adapters_identity, check_adapters
 from telepatch_worker.byte_tokenizer import byte_tokenizer
 from telepatch_worker.cards import CardFile, LoadError, read_card
+from telepatch_worker.chat_template import chat_template_of
 from telepatch_worker.loaders import Made, call_loader, loader_identity
 from telepatch_worker.memory import Space, free_memory
 from telepatch_worker.named_models import inputs_of, maker_of
@@ -204,7 +205,8 @@ def load(
     revision = revision_of(file, prepared.identity)
     progress("probe", None)
     digest = None if encoded is None else hashlib.sha256(encoded).hexdigest()
-    published = model_card(model, file, revision=revision, device=device, tokenizer=digest, inputs=inputs)
+    chat = None if tokenizer is None else chat_template_of(tokenizer, file)
+    published = model_card(model, file, revision=revision, device=device, tokenizer=digest, inputs=inputs, chat=chat)
     progress("ready", 1.0)
     return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded)
 

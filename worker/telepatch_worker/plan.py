@@ -27,6 +27,9 @@ from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
 Tokenize = Callable[[str], list[int]]
 
+WORDS = ("text", "messages")
+"""Forms of input that a tokenizer makes ids of."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -35,7 +38,7 @@ class Task:
     Attributes:
         id: of the job.
         graph: its document, with its own constants.
-        tokens: token ids of texts, by text. Missing ones are tokenized.
+        tokens: token ids of texts, by text, and of chat messages, by `chat_key`. Missing texts are tokenized.
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
         data: the columns that ``{data: sha256}`` constants name, by digest and name.
@@ -92,13 +95,15 @@ class Plan:
         return self.task.id
 
     def ids_of(self, text: str) -> list[int]:
-        """Token ids of a text.
+        """Token ids of a text, or of a conversation by its key.
 
         Raises:
-            BadArgument: the model takes token ids only.
+            BadArgument: the model takes token ids only, or nobody has made tokens of the conversation.
         """
         if text in self.tokens:
             return self.tokens[text]
+        if text.startswith("\0"):
+            raise BadArgument("chat messages are made tokens of by the gateway, and none came")
         if self.tokenize is None:
             raise BadArgument("this model has no tokenizer; give token ids")
         return self.tokenize(text)
@@ -186,15 +191,13 @@ def _meta(tensor: torch.Tensor) -> Meta:
 
 def _tokens(task: Task, tokenize: Tokenize | None) -> dict[str, list[int]]:
     """Token ids of every text that an invoke may take."""
-    found: dict[str, list[int]] = {}
+    found = {key: list(ids) for key, ids in task.tokens.items()}
     for invoke, text in texts(task.graph):
-        if text in found:
-            continue
-        ids = task.tokens.get(text)
         try:
-            if ids is None and tokenize is None:
-                raise BadArgument(f"invoke '{invoke}' is text, but this model has no tokenizer; give ids")
-            found[text] = tokenize(text) if ids is None and tokenize is not None else list(ids or ())
+            if text not in found:
+                if tokenize is None:
+                    raise BadArgument(f"invoke '{invoke}' is text, but this model has no tokenizer; give ids")
+                found[text] = tokenize(text)
             if not found[text]:
                 raise ShapeError(f"the input of invoke '{invoke}' has no tokens")
         except TelepatchError as error:

@@ -9,7 +9,17 @@ import structlog
 import torch
 from torch import nn
 
-from telepatch_protocol.card import Aliases, InputCard, Limits, ModelCard, ModuleCard, ParamCard, PortCard, SourceCard
+from telepatch_protocol.card import (
+    Aliases,
+    ChatTemplate,
+    InputCard,
+    Limits,
+    ModelCard,
+    ModuleCard,
+    ParamCard,
+    PortCard,
+    SourceCard,
+)
 from telepatch_protocol.named import ONE_POSITION
 from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile, LoadError
@@ -124,6 +134,7 @@ def model_card(
     device: torch.device,
     tokenizer: str | None,
     inputs: Inputs = NO_INPUTS,
+    chat: ChatTemplate | None = None,
 ) -> ModelCard:
     """The card of a loaded model.
 
@@ -134,6 +145,7 @@ def model_card(
         device: where the model is.
         tokenizer: sha256 of the tokenizer file, or None.
         inputs: the named tensors that it is called with; empty for one that takes tokens.
+        chat: its chat template, or None.
 
     Returns:
         The card, with axes found by running the model twice on a few tokens.
@@ -155,6 +167,7 @@ def model_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=vocabulary_of(model),
         tokenizer=tokenizer,
+        chat=chat,
         tolerance=file.bound,
         limits=limits,
         aliases=aliases,
