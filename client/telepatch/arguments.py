@@ -220,6 +220,13 @@ def _holds_values(value: Any) -> bool:
     return isinstance(value, Value)
 
 
+def holds_values(key: Any) -> bool:
+    """Whether an index holds values of the open trace."""
+    items = key if isinstance(key, tuple) else (key,)
+    flat = [part for one in items for part in ((one.start, one.stop, one.step) if isinstance(one, slice) else (one,))]
+    return any(_holds_values(one) for one in flat)
+
+
 def _mixed(value: Any) -> NoReturn:
     raise BadArgument(
         "a list with values in it is no value; join them with telepatch.stack([...]) or telepatch.cat([...])"
