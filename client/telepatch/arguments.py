@@ -39,6 +39,7 @@ def call_arguments(
         BadArgument: something that is no argument of any operation.
     """
     args = _gathered(op, args)
+    args, kwargs = _with_a_tensor(op, args, kwargs)
     kinds = [param.kind for param in op.params]
     placed = tuple(argument(builder, kinds[at] if at < len(kinds) else "", arg) for at, arg in enumerate(args))
     named = {
@@ -46,6 +47,19 @@ def call_arguments(
         for name, arg in kwargs.items()
     }
     return placed, named
+
+
+def _with_a_tensor(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Numbers that a sweep binds as tensors, where an operation needs one and is given none."""
+    from telepatch.bound import Bound
+
+    kinds = {at: param.kind for at, param in enumerate(op.params)} | {p.name: p.kind for p in op.params}
+    given = {at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")}
+    numbers = [at for at, one in given.items() if isinstance(one, Bound) and one.plain_number]
+    alone = all(at in numbers or isinstance(plain(one), bool | int | float | None) for at, one in given.items())
+    lifted = {at: given[at].tensor() for at in numbers if kinds[at] == "tensor" or (alone and op.name != "full")}
+    named = {name: lifted.get(name, one) for name, one in kwargs.items()}
+    return tuple(lifted.get(at, one) for at, one in enumerate(args)), named
 
 
 def argument(builder: Builder, kind: str, value: Any) -> JsonValue:

@@ -31,17 +31,31 @@ class Bound(Value):
         spelled: str,
         numbers: tuple[int, ...] = (),
         form: Literal["text", "ids"] = "ids",
+        plain_number: bool = False,
     ) -> None:
         super().__init__(builder, name, meta, scope)
         self.spelled = spelled
         self.numbers = numbers
         self.form = form
+        self.plain_number = plain_number
+        self._tensor: Value | None = None
 
     @property
     def home(self) -> Scope:
         """The scope that binds it."""
         assert self._scope is not None
         return self._scope
+
+    def tensor(self) -> Value:
+        """The number as a tensor, for operations that take no numbers alone."""
+        builder = self._builder
+        assert builder is not None
+        if self._tensor is None:
+            named = {"dtype": self._meta.dtype or "float32"}
+            node, found = builder.call("full", ([], self.reference_in(builder)), named, self.home)
+            assert isinstance(found, Meta)
+            self._tensor = Value(builder, node, found, self.home)
+        return self._tensor
 
     def _own_ref(self) -> str:
         if self.home.closed:

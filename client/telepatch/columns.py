@@ -38,6 +38,7 @@ class Column:
         count: how many there are.
         numbers: the elements themselves, where they are integers.
         form: what an element is as an input.
+        plain_number: whether elements are numbers that stand in the document, not parts of a tensor.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Column:
     count: Dim
     numbers: tuple[int, ...] = ()
     form: Literal["text", "ids"] = "ids"
+    plain_number: bool = False
 
     @property
     def meta(self) -> Meta:
@@ -155,7 +157,9 @@ def _of_list(builder: Builder, name: str, wire: str, found: list[Any], constant:
     numbers = tuple(found) if kinds == {int} else ()
     texts = all(isinstance(one, str) or (isinstance(one, list) and one and isinstance(one[0], str)) for one in listed)
     over = f"${builder.constant(listed if constant is None else constant)}"
-    return Column(name, wire, over, _any_of(name, wire, listed), len(found), numbers, "text" if texts else "ids")
+    form: Literal["text", "ids"] = "text" if texts else "ids"
+    scalar = kinds <= {int, float, bool}
+    return Column(name, wire, over, _any_of(name, wire, listed), len(found), numbers, form, scalar)
 
 
 def _listed(name: str, value: Any) -> Any:

@@ -28,17 +28,21 @@ from telepatch_protocol.subgraphs import STEP
 class _Step(Bound):
     """How often the block has run before; an inner repeat has a count of its own."""
 
-    _alias: str | None = None
-
     def reference_in(self, builder: Builder) -> str:
-        """Its name, or inside another repeat that of a value that is the same."""
-        inner = [scope for scope in builder.scope.around() if scope.kind == "repeat"]
-        if builder is not self._builder or not inner or inner[0] is self.home or self.home.closed:
+        """Its name, or inside another repeat that of the same number as a value."""
+        inner = next((scope for scope in builder.scope.around() if scope.kind == "repeat"), None)
+        if builder is not self._builder or inner is None or inner is self.home or self.home.closed:
             return super().reference_in(builder)
-        if self._alias is None:
-            zero = f"${builder.constant(0)}"
-            self._alias, _ = builder.call("add", (f"${STEP}", zero), {}, self.home)
-        return f"${self._alias}"
+        return self.tensor().reference_in(builder)
+
+    def tensor(self) -> Value:
+        """The count as a value; made where the name means it."""
+        if self._tensor is None:
+            assert self._builder is not None
+            node, found = self._builder.call("full", ([], f"${STEP}"), {"dtype": "int64"}, self.home)
+            assert isinstance(found, Meta)
+            self._tensor = Value(self._builder, node, found, self.home)
+        return self._tensor
 
 
 class Repeat:
@@ -84,7 +88,7 @@ class Repeat:
         known = arguments.plain(self._n)
         lead = known if isinstance(known, int) else Size.unknown()
         scope = self._scope = builder.open("repeat", "repeat", make, bound | {STEP: Meta((), "int64")}, (lead,))
-        self._step = _Step(builder, STEP, Meta((), "int64"), scope, spelled="loop.step")
+        self._step = _Step(builder, STEP, Meta((), "int64"), scope, spelled="loop.step", plain_number=True)
         for name, meta in metas.items():
             self._now[name] = Bound(builder, self._wires[name], meta, scope, spelled=f"loop.{name}")
             self._refs[name] = f"${self._wires[name]}"
@@ -180,7 +184,7 @@ class Repeat:
 
 
 @points_home
-def repeat(n: Any, **carried: Any) -> Repeat:
+def repeat(n: Any, /, **carried: Any) -> Repeat:
     """A part of a trace or session several times.
 
     Args:

@@ -128,6 +128,7 @@ def open_map(builder: Builder, what: str, found: tuple[Column, ...], *, grid: bo
             spelled=f"{short}.{column.name}",
             numbers=column.numbers,
             form=column.form,
+            plain_number=column.plain_number,
         )
         for column in found
     }

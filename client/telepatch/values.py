@@ -54,6 +54,8 @@ class Value(Numbers, Pieces, Differentiable):
 
     form: Literal["text", "ids"] = "ids"
     """What it is as the input of a model."""
+    plain_number = False
+    """Whether the service knows it as a number, not as a tensor."""
 
     def __init__(self, builder: Builder | None, ref: str | None, meta: Meta, scope: Scope | None = None) -> None:
         self._builder = builder
