@@ -136,7 +136,7 @@ def test_what_has_no_gradient_is_refused(model: Model) -> None:
         ask(None, lambda h: 3)
     with pytest.raises(BadArgument, match="nothing"):
         ask(None, lambda h: [])
-    with pytest.raises(TraceError, match="weights never change"), model.trace("x"):
+    with pytest.raises(TraceError, match="weights never change"), model.trace("x"):  # noqa: SIM117
         with model.lm_head.output.sum().backward():
             model.lm_head.weight.grad.save()
 
@@ -168,7 +168,7 @@ def test_nothing_else_happens_on_the_way_back(model: Model) -> None:
 
 
 def test_an_edit_that_needs_a_gradient_that_comes_later_is_refused(model: Model) -> None:
-    with pytest.raises(CausalLoop, match="last module to the first"), model.trace("x"):
+    with pytest.raises(CausalLoop, match="last module to the first"), model.trace("x"):  # noqa: SIM117
         with model.lm_head.output.sum().backward():
             early = model.blocks[0].output.grad.save()
             model.blocks[2].output.grad[:, -1] = early[:, -1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import numpy as np
 import pytest
 
 import telepatch
@@ -55,7 +54,7 @@ def test_what_a_repeat_carries_is_stacked_where_its_steps_are_asked_for(model: M
 
 def test_a_repeat_may_run_the_model_and_stop_early(model: Model, card: ModelCard) -> None:
     with model.session() as s:
-        with telepatch.repeat(4, h=np.zeros(8, np.float32), n=0) as loop:
+        with telepatch.repeat(4, h=telepatch.zeros(8), n=0) as loop:
             with model.trace("Hello"):
                 model.blocks[1].output[:, -1] = loop.h
                 out = model.blocks[3].output[0, -1]
