@@ -53,8 +53,9 @@ def _with_a_tensor(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
     """Numbers that a sweep binds as tensors, where an operation needs one and is given none."""
     from telepatch.bound import Bound
 
-    kinds = {at: param.kind for at, param in enumerate(op.params)} | {p.name: p.kind for p in op.params}
-    given = {at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")}
+    kinds: dict[object, str] = {at: param.kind for at, param in enumerate(op.params)}
+    kinds |= {param.name: param.kind for param in op.params}
+    given: dict[object, Any] = {at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")}
     numbers = [at for at, one in given.items() if isinstance(one, Bound) and one.plain_number]
     alone = all(at in numbers or isinstance(plain(one), bool | int | float | None) for at, one in given.items())
     lifted = {at: given[at].tensor() for at in numbers if kinds[at] == "tensor" or (alone and op.name != "full")}

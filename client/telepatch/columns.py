@@ -133,7 +133,22 @@ def _of_elements(builder: Builder, name: str, wire: str, given: Iterable[Any]) -
         if len({one.shape for one in arrays}) > 1:
             raise ShapeError(f"'{name}' goes over arrays of different shapes; give arrays of one shape")
         return _of_value(builder, name, wire, _attached(builder, np.stack(arrays)))
+    if any(isinstance(one, list | tuple) and _holds_floats(one) for one in found):
+        return _of_value(builder, name, wire, _attached(builder, _rectangle(name, found)))
     return _of_list(builder, name, wire, found)
+
+
+def _holds_floats(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_floats(one) for one in value)
+    return isinstance(value, float | np.floating)
+
+
+def _rectangle(name: str, found: list[Any]) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(found, np.float32)
+    except (ValueError, TypeError):
+        raise ShapeError(f"'{name}' goes over lists of different lengths; vectors are equally long") from None
 
 
 def _attached(builder: Builder, array: np.ndarray[Any, Any]) -> Value:
