@@ -55,7 +55,9 @@ def _with_a_tensor(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 
     kinds: dict[object, str] = {at: param.kind for at, param in enumerate(op.params)}
     kinds |= {param.name: param.kind for param in op.params}
-    given: dict[object, Any] = {at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")}
+    given: dict[object, Any] = {
+        at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")
+    }
     numbers = [at for at, one in given.items() if isinstance(one, Bound) and one.plain_number]
     alone = all(at in numbers or isinstance(plain(one), bool | int | float | None) for at, one in given.items())
     lifted = {at: given[at].tensor() for at in numbers if kinds[at] == "tensor" or (alone and op.name != "full")}
