@@ -135,7 +135,6 @@ class Block:
             self._end()
             if self._outermost is not self:
                 return None
-            set_open(None)
             self._graph = graph = finish(self._builder)
             self._warn()
         except TelepatchError as found:
@@ -144,6 +143,9 @@ class Block:
         except TraceWarning as warning:  # for those who have warnings raised
             self._builder.failure = str(warning)
             raise
+        finally:
+            if self._outermost is self:
+                set_open(None)
         return graph
 
     def _abandon(self, error: BaseException) -> None:

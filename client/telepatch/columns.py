@@ -105,7 +105,7 @@ def _column(builder: Builder, name: str, wire: str, given: Any) -> Column:
         if len(given) > MAX_RANGE:
             raise TooLarge(f"'{name}' goes over {len(given):,} numbers; a range has at most {MAX_RANGE:,}")
         return _of_list(builder, name, wire, list(given), {"range": [given.start, given.stop, given.step]})
-    if isinstance(given, np.ndarray):
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "UO":
         if given.ndim > 1 or given.size > LISTED or given.dtype.kind not in "iufb":
             return _of_value(builder, name, wire, _attached(builder, given))
         given = given.tolist()

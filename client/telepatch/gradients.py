@@ -136,9 +136,7 @@ def gradient_of(value: Any) -> Value:
     bound = value._bound()
     if bound._address.port == "param":
         raise TraceError(f"{bound._spelled()} is a weight, and weights never change; ask for the gradient at a site")
-    found = SiteValue(replace(bound._address, backward=True), builder, bound)
-    found._scope = scope
-    return found
+    return SiteValue(replace(bound._address, backward=True), builder, bound)
 
 
 def write_gradient(value: Any, given: Any) -> None:

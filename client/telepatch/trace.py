@@ -59,6 +59,10 @@ class Trace(Block):
             return TraceError(f"a {scope.what} runs no forward; open the trace before it")
         if scope.forward is None:
             return None
+        if scope.what == "each":
+            return TraceError(
+                "each(inputs) runs every input itself; to run them in traces, give them a name: each(prompt=inputs)"
+            )
         return TraceError(
             f"a trace is open already, since {other.opened}; for several inputs use 'with t.invoke(...)' inside one "
             "trace, for several jobs end one block before the next begins, for several runs as one job put both into "

@@ -134,3 +134,18 @@ def test_an_error_inside_a_repeat_gives_the_job_up(model: Model) -> None:
 
     with pytest.raises(TraceError, match="given up"):
         run()
+
+
+def test_the_count_of_an_outer_repeat_scales_a_value_inside_an_inner_one(model: Model, card: ModelCard) -> None:
+    with model.trace("Hello") as t:
+        h = model.blocks[0].output[0, -1]
+        with telepatch.repeat(3) as outer, telepatch.repeat(2) as inner:
+            x = h * outer.step
+            y = h * inner.step
+        x.save("x")
+        y.save("y")
+    assert saved(t, card) == {"x": "float32 (3, 2, 8)", "y": "float32 (3, 2, 8)"}
+    (node,) = (one for one in t.graph.nodes if isinstance(one, Repeat))
+    count, inside = node.body.nodes
+    uses = [one.args[1] for one in inside.body.nodes]  # type: ignore[union-attr]
+    assert uses == [f"${count.id}", "$step"]

@@ -11,6 +11,7 @@ import pytest
 
 import telepatch
 from telepatch.model import Model
+from telepatch.trace import TraceWarning
 from telepatch_protocol import wire
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
@@ -388,3 +389,40 @@ def test_unknown_names_are_missing(model: Model) -> None:
     with model.sweep(layer=range(2)) as v, model.trace("x"):
         assert not hasattr(v, "head")
         model.blocks[v.layer].output[:, -1].save()
+
+
+def test_a_write_inside_that_nothing_sees_is_warned_of_once_at_its_line(model: Model) -> None:
+    def run() -> int:
+        with model.sweep(layer=range(2)) as v, model.trace("x"):
+            model.blocks[v.layer].output[:, -1].save()
+            model.lm_head.output[:, -1] = 0
+            return line() - 1
+
+    with pytest.warns(TraceWarning, match="no effect") as caught:
+        where = run()
+    assert [one.lineno for one in caught] == [where]
+
+
+def test_results_of_earlier_jobs_are_gone_over_without_being_fetched(model: Model) -> None:
+    with model.trace([1, 2, 3]):
+        kept = model.blocks[:].output[:, 0, -1].save("kept")
+    with model.sweep(vector=kept) as v, model.trace([4, 5]):
+        model.blocks[0].output[:, -1] += v.vector
+        out = model.lm_head.output[0, -1].save()
+    assert out.shape == (4, 50)
+    assert {"result", "name"} <= set(v.graph.constants["c0"])  # type: ignore[arg-type]
+
+
+def test_vectors_and_words_come_as_lists_and_arrays(model: Model, card: ModelCard) -> None:
+    words = np.array(["one", "two"])
+    with model.sweep(word=words, vector=[[1, 0.5] * 4, [0] * 8]) as v, model.trace(v.word):
+        (model.blocks[0].output[0, -1] * v.vector).save("x")
+    assert saved(v, card) == {"x": "float32 (2, 2, 8)"}
+
+
+def test_rows_that_run_themselves_are_not_run_again(model: Model) -> None:
+    def run() -> None:
+        with model.each(["a", "b"]) as row, model.trace(row.prompt):
+            pass
+
+    refused(TraceError, r"each\(prompt=inputs\)", run)
