@@ -67,11 +67,11 @@ def _with_a_tensor(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 
 def argument(builder: Builder, kind: str, value: Any) -> JsonValue:
     """One argument of a parameter of that kind."""
+    if kind == "index":
+        return list(index(builder, value))
     ref = reference(builder, value)
     if ref is not None:
         return ref
-    if kind == "index":
-        return list(index(builder, value))
     if kind == "dtype":
         return dtype_name(value)
     if kind == "tensors" and isinstance(value, list | tuple):
