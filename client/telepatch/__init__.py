@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from telepatch import ops
     from telepatch.choices import cond
     from telepatch.constants import tensor
+    from telepatch.data import DataColumn, Dataset
     from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DataColumn",
+    "Dataset",
     "Lab",
     "Model",
     "NotSaved",
@@ -62,6 +65,7 @@ __all__ = [
 
 _HOMES = {
     "constants": ("tensor",),
+    "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
     "not_yet": ("fit",),

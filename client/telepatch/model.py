@@ -55,6 +55,8 @@ class Model(ModuleView):
         ids: Any = None,
         messages: Any = None,
         inputs: Any = None,
+        images: Any = None,
+        audio: Any = None,
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
@@ -64,7 +66,12 @@ class Model(ModuleView):
         Args:
             prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
                 the body opens its inputs itself with ``t.invoke(...)``.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages, inputs: the same by name, where the form is not to be guessed; `inputs` is a dict of
+                named tensors, for models that take no tokens (``model.card.inputs`` says which).
+            images: for a model of images: arrays (rows, channels, height, width) or (channels, height, width), or a
+                list of images. uint8 is normalised as the model's image processor does it, floats are taken as they
+                are. Images without channels, or with channels last, are turned where that is the only way they fit.
+            audio: for a model of audio: the array, or list of arrays, that it takes.
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
@@ -75,7 +82,8 @@ class Model(ModuleView):
         Raises:
             BadArgument: more than one input.
         """
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
+        form = one_form(self.card, prompt, **named)
         return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
 
     @points_home

@@ -13,6 +13,7 @@ from telepatch.blocks import Block, TraceWarning
 from telepatch.builder import Builder
 from telepatch.current import open_builder
 from telepatch.lines import points_home
+from telepatch.named import as_inputs, sendable
 from telepatch.scope import Forward
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
@@ -39,19 +40,27 @@ class Trace(Block):
 
     @points_home
     def invoke(
-        self, prompt: Any = None, *, text: Any = None, ids: Any = None, messages: Any = None, inputs: Any = None
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        images: Any = None,
+        audio: Any = None,
     ) -> Invocation:
         """One more input of this trace, for ``with t.invoke("..."):``.
 
         Args:
             prompt: text, a list of texts that are equally long in tokens (several rows), token ids, or rows of them.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages, inputs, images, audio: the same by name, as for `Model.trace`.
 
         Raises:
             BadArgument: not exactly one input, or none of these forms.
         """
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return Invocation(self._builder, form, self._forward)
+        named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
+        return Invocation(self._builder, one_form(self._builder.card, prompt, **named), self._forward)
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope
@@ -115,8 +124,8 @@ class Invocation:
         self.__exit__(kind, error, traceback)
 
 
-def one_form(prompt: Any, **named: Any) -> dict[str, Any]:
-    """The form of an input and its value; empty where none was given.
+def one_form(card: ModelCard, prompt: Any, **named: Any) -> dict[str, Any]:
+    """The form of an input and its value, as the model takes it; empty where none was given.
 
     Raises:
         BadArgument: two inputs, or one of a form that there is not.
@@ -127,8 +136,8 @@ def one_form(prompt: Any, **named: Any) -> dict[str, Any]:
     if len(given) > 1:
         raise BadArgument(f"one input is given at a time; found {', '.join(given)}. Several go into several invokes")
     if prompt is None:
-        return given
-    return {_guessed(prompt): prompt}
+        return as_inputs(card, given, guessed=False)
+    return as_inputs(card, {_guessed(prompt): prompt}, guessed=True)
 
 
 def _guessed(prompt: Any) -> str:
@@ -155,7 +164,7 @@ def _as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
     if form == "inputs":
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise BadArgument(f"named tensors are a dict from names to arrays; found {value!r}")
-        return {name: arguments.argument(builder, "tensor", one) for name, one in value.items()}
+        return {name: sendable(builder, name, one) for name, one in value.items()}
     ref = arguments.reference(builder, value)
     if ref is not None:
         return ref

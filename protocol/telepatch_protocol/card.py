@@ -11,9 +11,9 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from telepatch_protocol.dtypes import ITEM_BYTES
+from telepatch_protocol.dtypes import ITEM_BYTES, is_integer
 
 Axis = int | Literal["row", "pos", "row*pos"] | None
 """One axis of a tensor: a fixed size, the rows of the batch, the positions of the input, rows times positions, or None
@@ -78,6 +78,62 @@ class ModuleCard(Frozen):
     params: dict[str, ParamCard] = Field(default_factory=dict)
 
 
+class Pixels(Frozen):
+    """How uint8 images become what a model takes: times `rescale`, minus `mean`, over `std`, channel by channel.
+
+    Channels are the axis after the rows. Without `mean` and `std` images are only rescaled.
+    """
+
+    rescale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Pixels:
+        if len(self.mean) != len(self.std) or 0 in self.std:
+            raise ValueError(f"mean and std are equally many numbers, no std is 0; found {self.mean} and {self.std}")
+        return self
+
+
+class InputCard(Frozen):
+    """One of the named tensors that a model is called with, where it is not called with tokens.
+
+    Attributes:
+        axes: the first is ``row``; others are sizes, or ``pos`` for a length that each input chooses.
+        dtype: that the model is called with; float values are converted to it, and integers to an integer one.
+        below: integers are from 0 to below this; None for a float input.
+        optional: whether the model can do without.
+        pixels: for images: how uint8 values are prepared; None where they are not taken.
+    """
+
+    axes: tuple[int | Literal["row", "pos"], ...]
+    dtype: str = "float32"
+    below: int | None = Field(default=None, gt=0)
+    optional: bool = False
+    pixels: Pixels | None = None
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> InputCard:
+        if self.axes[:1] != ("row",) or "row" in self.axes[1:] or not all(size for size in self.axes):
+            raise ValueError(
+                f"the axes of an input begin with 'row' and have it once, sizes above 0; found {self.axes}"
+            )
+        if self.dtype not in ITEM_BYTES:
+            raise ValueError(f"dtype {self.dtype!r} is not known; there are: {', '.join(ITEM_BYTES)}")
+        if is_integer(self.dtype) != (self.below is not None):
+            raise ValueError(f"an integer input says what its numbers are 'below', no other does; dtype {self.dtype}")
+        channels = self.axes[1] if len(self.axes) > 1 else None
+        if self.pixels is not None and self.pixels.mean and len(self.pixels.mean) != channels:
+            raise ValueError(f"mean and std have one number for each of {channels} channels; found {self.pixels.mean}")
+        return self
+
+    @property
+    def shape(self) -> str:
+        """The axes as error messages show them."""
+        names = {"row": "rows", "pos": "length"}
+        return f"({', '.join(names.get(str(axis), str(axis)) for axis in self.axes)})"
+
+
 class Limits(Frozen):
     """What one job may cost on this model."""
 
@@ -107,19 +163,21 @@ class ModelCard(Frozen):
     Attributes:
         id: the name in requests.
         revision: identifies the weights and the code that runs them; a graph made for another one is refused.
-        kind: ``causal`` (decoder with positions), ``encoder``.
+        kind: ``causal`` (decoder with positions), ``encoder``; ``vision``, ``audio`` and ``module`` take named tensors.
         dtype: floating dtype of the weights, ``float32`` or ``bfloat16``...
         attention: attention implementation, as transformers names it.
         vocabulary: number of token ids.
         modules: every module, parents before children; the first one, with path ``""``, is the model itself.
         tokenizer: sha256 of the tokenizer file that the gateway uses for this model, None for a model that takes only
             token ids.
+        inputs: the named tensors that the model is called with, the main one first; empty for models that take tokens.
+        shares: whether a row's result is its own, whatever other rows are in the batch; where not, jobs run alone.
     """
 
     id: str
     revision: str
     title: str = ""
-    kind: Literal["causal", "encoder"] = "causal"
+    kind: Literal["causal", "encoder", "vision", "audio", "module"] = "causal"
     family: str = ""
     dtype: str = "float32"
     device: str = "cpu"
@@ -130,6 +188,8 @@ class ModelCard(Frozen):
     tolerance: float = 1e-5
     limits: Limits
     aliases: Aliases = Aliases()
+    inputs: dict[str, InputCard] = Field(default_factory=dict)
+    shares: bool = True
     modules: tuple[ModuleCard, ...]
 
     @cached_property

@@ -12,7 +12,8 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.sites import Found
 
 Value = object
-"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is."""
+"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is; a `Column`
+where rows of data are no tensor together."""
 
 Key = tuple[object, ...]
 """What two elements of a `map` have in common that are planned alike: numbers in sites, and sizes of inputs."""

@@ -15,6 +15,7 @@ from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_r
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, Value
 from telepatch_protocol.closing import check_backward, close, where
+from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, NotYetSupported, ShapeError, UnknownName
 from telepatch_protocol.executed import check_kind, check_run_kind
@@ -33,7 +34,7 @@ from telepatch_protocol.graph import (
     Set,
     SubGraph,
 )
-from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
+from telepatch_protocol.inputs import Input, size_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.lookup import Lookup
 from telepatch_protocol.meta import Meta, shown
@@ -51,6 +52,7 @@ class Checker(Lookup):
         card: of the model.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
         lengths: numbers of tokens of texts, where known.
         aligned: whether all inputs of a run have to be equally long.
         together: whether several invokes may share a forward.
@@ -62,11 +64,12 @@ class Checker(Lookup):
         *,
         attachment: Mapping[str, Meta] | None = None,
         results: Callable[[str, str], Meta] | None = None,
+        data: Mapping[str, Columns] | None = None,
         lengths: Mapping[str, int] | None = None,
         aligned: bool = False,
         together: bool = True,
     ) -> None:
-        super().__init__(card, attachment, results)
+        super().__init__(card, attachment, results, data)
         self.lengths = lengths or {}
         self.aligned = aligned
         self.together = together
@@ -223,11 +226,7 @@ class Checker(Lookup):
         return sites.of_forward(sites.parse(text).fill(self.number), backward=self._backward)
 
     def _sized(self, invoke: Invoke) -> Input:
-        check_form(invoke)
-        given = self.argument(invoke.text if invoke.form == "text" else invoke.ids)
-        size = input_of(invoke, given, self.lengths)
-        check_limits(invoke, size, self.card)
-        return size
+        return size_of(invoke, self.argument, self.lengths, self.card)
 
     def _get(self, node: Get) -> Meta:
         whole = self._at_site(node)

@@ -18,6 +18,8 @@ def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
     spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
     for run in all_runs(graph):
         for invoke in run.invokes:
+            if invoke.form not in ("text", "ids"):
+                continue
             value = invoke.text if invoke.form == "text" else invoke.ids
             name = _name(value)
             if name in spans:
@@ -34,6 +36,15 @@ def texts(graph: Graph) -> Iterator[tuple[str, str]]:
             for one in value if isinstance(value, list) else [value]:
                 if isinstance(one, str):
                     yield invoke.id, one
+
+
+def named(graph: Graph) -> Iterator[tuple[Invoke, str, JsonValue]]:
+    """Each tensor that stands in the document for an invoke of named tensors, with its name."""
+    for run in all_runs(graph):
+        for invoke in run.invokes:
+            for name, value in (invoke.inputs or {}).items():
+                if (found := _behind(value, graph, {})) is not None:
+                    yield invoke, name, found
 
 
 def _behind(value: JsonValue, graph: Graph, spans: dict[str, JsonValue]) -> JsonValue:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.dtypes import is_float
@@ -11,15 +13,43 @@ from telepatch_protocol.errors import BadArgument, NotYetSupported, ShapeError, 
 from telepatch_protocol.graph import Invoke
 from telepatch_protocol.literals import list_meta
 from telepatch_protocol.meta import Meta, shown
+from telepatch_protocol.named import named_size, takes
 from telepatch_protocol.sizes import Dim, Size
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The size of one invoke's input: rows, and positions of each; symbols where not known yet."""
+    """The size of one invoke's input: rows, and positions of each; symbols where not known yet.
+
+    Where a model's inputs have no positions (an image of a fixed size), `length` is 1 (`named.ONE_POSITION`).
+    """
 
     rows: Dim
     length: Dim
+
+
+def size_of(
+    invoke: Invoke, argument: Callable[[JsonValue], object], lengths: Mapping[str, int], card: ModelCard
+) -> Input:
+    """The size of an invoke's input, which the model can take.
+
+    Args:
+        invoke: the invoke.
+        argument: gives what is known of an argument: a `Meta`, or the number, text or list that it is.
+        lengths: numbers of tokens of texts, where known.
+        card: of the model.
+
+    Raises:
+        GraphError: the model does not take it.
+    """
+    check_form(invoke, card)
+    if invoke.inputs is not None:
+        given = {name: argument(value) for name, value in invoke.inputs.items()}
+        size = Input(*named_size(invoke.id, given, card))
+    else:
+        size = input_of(invoke, argument(invoke.text if invoke.form == "text" else invoke.ids), lengths)
+    check_limits(invoke, size, card)
+    return size
 
 
 def input_of(invoke: Invoke, given: object, lengths: Mapping[str, int]) -> Input:
@@ -54,13 +84,16 @@ def _tokens(invoke: Invoke, texts: list[str], lengths: Mapping[str, int]) -> Dim
     return known[0] if known and all(text in lengths for text in texts) else Size.symbol(f"len({invoke.id})")
 
 
-def check_form(invoke: Invoke) -> None:
-    """Refuse forms of input that are not executed yet."""
-    if invoke.form not in ("text", "ids"):
+def check_form(invoke: Invoke, card: ModelCard) -> None:
+    """Refuse forms of input that are not executed yet, and those that the model does not take."""
+    if invoke.form not in ("text", "ids", "inputs"):
         raise NotYetSupported(
             f"invoke '{invoke.id}': inputs of the form '{invoke.form}' are not executed by this service yet; "
             "use text or ids"
         )
+    if (invoke.form == "inputs") != bool(card.inputs):
+        found = "named tensors" if invoke.form == "inputs" else invoke.form
+        raise BadArgument(f"invoke '{invoke.id}' gives {found}; model '{card.id}' takes {takes(card)}")
 
 
 def check_limits(invoke: Invoke, size: Input, card: ModelCard) -> None:
@@ -68,7 +101,7 @@ def check_limits(invoke: Invoke, size: Input, card: ModelCard) -> None:
     limits = card.limits
     if isinstance(size.length, int) and not 0 < size.length <= limits.max_positions:
         raise ShapeError(
-            f"the input of invoke '{invoke.id}' has {size.length} tokens; "
+            f"the input of invoke '{invoke.id}' has {size.length} {'positions' if card.inputs else 'tokens'}; "
             f"model '{card.id}' takes 1 to {limits.max_positions}"
         )
     if isinstance(size.rows, int) and size.rows > limits.max_rows:

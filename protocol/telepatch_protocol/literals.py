@@ -1,4 +1,4 @@
-"""Lists as tensors: where an operation takes a value, a list of numbers is one."""
+"""Lists and numbers as tensors: where an operation takes a value, a list of numbers is one, and so is a number."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.ops.table import Op
+from telepatch_protocol.ops.table import Op, is_value
 
 _VALUES = ("tensor", "operand")
 
 
 def list_meta(value: object) -> Meta:
-    """Shape and dtype of the tensor that a nested list of numbers or booleans stands for.
+    """Shape and dtype of the tensor that a number or boolean, or a nested list of them, stands for.
 
     Raises:
         BadArgument: ragged, or holding something else.
@@ -29,16 +29,26 @@ def list_meta(value: object) -> Meta:
 
 
 def with_literals(
-    op: Op, args: tuple[object, ...], kwargs: Mapping[str, object], make: Callable[[list[object]], object]
+    op: Op, args: tuple[object, ...], kwargs: Mapping[str, object], make: Callable[[object], object]
 ) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The arguments with each list that stands where a value is expected made into one by `make`."""
-    kinds = {param.name: param.kind for param in op.params}
+    """The arguments with what stands for a value made into one by `make`.
 
-    def one(kind: str | None, value: object) -> object:
-        return make(value) if kind in _VALUES and isinstance(value, list) else value
+    That is a list where a value is expected, a number where nothing but a value is, and the first number of an
+    operation on values and numbers that gets numbers only.
+    """
+    named = {param.name: param.kind for param in op.params}
+    kinds = [op.params[at].kind if at < len(op.params) else None for at in range(len(args))]
+    given = [*zip(kinds, args, strict=True), *((named.get(name), value) for name, value in kwargs.items())]
+    lonely = not any(is_value(value) or isinstance(value, list) for kind, value in given if kind in _VALUES)
 
-    placed = tuple(one(op.params[at].kind if at < len(op.params) else None, value) for at, value in enumerate(args))
-    return placed, {name: one(kinds.get(name), value) for name, value in kwargs.items()}
+    def one(kind: str | None, value: object, *, first: bool) -> object:
+        number = isinstance(value, bool | int | float) and (
+            kind == "tensor" or (kind == "operand" and lonely and first)
+        )
+        return make(value) if number or (kind in _VALUES and isinstance(value, list)) else value
+
+    placed = tuple(one(kind, value, first=at == 0) for at, (kind, value) in enumerate(zip(kinds, args, strict=True)))
+    return placed, {name: one(named.get(name), value, first=False) for name, value in kwargs.items()}
 
 
 def _shape(value: object, kinds: set[type]) -> tuple[int, ...]:

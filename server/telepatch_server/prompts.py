@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError
-from telepatch_protocol.given import given, texts
+from telepatch_protocol.given import given, named, texts
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.tensors import Tensor
 from telepatch_server.catalogue import Model
@@ -30,7 +30,7 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     limits = model.card.limits
-    for invoke, text in texts(graph):
+    for invoke, text in texts(graph) if not model.card.inputs else ():  # the checker says that it takes no text
         if len(found) > limits.max_elements:
             break  # the checker says better that there are too many
         if text in found:
@@ -47,20 +47,31 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, list[int]]:
 
 
 def check_ids(graph: Graph, card: ModelCard, attachment: Mapping[str, Tensor]) -> None:
-    """Hold token ids that are given as such against the vocabulary: on a GPU a wrong one takes the worker down.
+    """Hold token ids, and integers of named tensors, against what the model has: on a GPU a wrong one takes the worker
+    down.
 
     Raises:
-        IndexOutOfRange: an id that is no token.
+        IndexOutOfRange: an id that is no token, or an integer that the input does not have.
     """
     for invoke, value in given(graph):
-        ids = _array(value, attachment) if invoke.form == "ids" else None
-        if ids is None or ids.size == 0 or not card.vocabulary or ids.dtype.kind not in "iu":
-            continue
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= card.vocabulary:
-            wrong = low if low < 0 else high
+        wrong = _beyond(_array(value, attachment), card.vocabulary) if invoke.form == "ids" else None
+        if wrong is not None:
             detail = f"invoke '{invoke.id}' has the token id {wrong}; '{card.id}' has ids 0 to {card.vocabulary - 1}"
             raise graph.blame(IndexOutOfRange(detail), invoke.id)
+    for invoke, name, value in named(graph):
+        below = card.inputs[name].below if name in card.inputs else None
+        wrong = _beyond(_array(value, attachment), below)
+        if wrong is not None:
+            detail = f"invoke '{invoke.id}': '{name}' holds {wrong}; '{card.id}' takes 0 to {(below or 1) - 1}"
+            raise graph.blame(IndexOutOfRange(detail), invoke.id)
+
+
+def _beyond(found: npt.NDArray[Any] | None, below: int | None) -> int | None:
+    """An integer that is not from 0 to below a number, if there is one."""
+    if found is None or found.size == 0 or not below or found.dtype.kind not in "iu":
+        return None
+    low, high = int(found.min()), int(found.max())
+    return low if low < 0 else high if high >= below else None
 
 
 def _array(ids: object, attachment: Mapping[str, Tensor]) -> npt.NDArray[Any] | None:

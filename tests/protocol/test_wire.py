@@ -71,13 +71,11 @@ def test_a_kind_of_a_later_version_is_refused_by_name(name: str, card: ModelCard
         check(graph, card)
 
 
-def test_generations_chat_messages_named_tensors_and_uploads_are_refused_by_name(card: ModelCard):
+def test_generations_chat_messages_and_named_tensors_are_refused_by_name(card: ModelCard):
     with pytest.raises(NotYetSupported, match="generation"):
         check(golden("generate").model_copy(update={"constants": {"prompt": "x"}}), card)
     with pytest.raises(NotYetSupported, match="messages"):
         check(golden("inputs"), card)
-    with pytest.raises(NotYetSupported, match="data"):
-        check(golden("constants").model_copy(update={"constants": {"up": {"data": "0" * 64}}}), card)
 
 
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():

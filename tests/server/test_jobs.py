@@ -233,4 +233,4 @@ def test_one_document_serves_many_jobs_with_constants_of_their_own(
     assert [job["state"] for job in answer.json()["jobs"]] == ["completed"] * 4
     constants = [json.loads(job.document)["constants"] for job in worker.taken]
     assert constants == [{"prompt": "xxx", "layer": layer} for layer in range(4)]
-    assert [json.loads(job.tokens) for job in worker.taken] == [{"a": [[120, 120, 120]]}] * 4
+    assert [json.loads(job.tokens) for job in worker.taken] == [{"xxx": [120, 120, 120]}] * 4

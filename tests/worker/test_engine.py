@@ -271,7 +271,7 @@ def test_values_flow_between_invokes_in_one_forward(gpt2, build, saved):
         build.set(site, "$clean", [":", -1], invoke="b"),
         build.get("l", "lm_head:output", [":", -1], invoke="b"),
     )
-    assert len(gpt2.plan(task).passes) == 1
+    assert len(gpt2.plan(task).root.passes) == 1
     found = saved(gpt2, task)
     expected = hooked(gpt2.loaded.module, B, {"transformer.h.1": patched(found["clean"], -1)})
     assert torch.allclose(found["l"], expected[:, -1], atol=1e-5)
@@ -287,7 +287,7 @@ def test_a_late_value_written_early_in_another_invoke_takes_another_forward(gpt2
         build.get("late", "blocks.3:resid_post", [":", -1]),
         options=options,
     )
-    assert len(gpt2.plan(task).passes) == 2
+    assert len(gpt2.plan(task).root.passes) == 2
     found = saved(gpt2, task)
     expected = hooked(gpt2.loaded.module, B, {"transformer.h.0": patched(found["late"], -1)})
     assert torch.allclose(found["l"], expected, atol=0 if options else 1e-5)
@@ -439,7 +439,7 @@ def failing(build, kind):
             {**build.set("blocks.2:resid_post", "$x", [":", 0]), "id": "w"},
             logits,
         ],
-        "unknown": [get, build.call("x", "sinh", "$h"), logits],
+        "unknown": [get, build.call("x", "fft", "$h"), logits],
     }
     return build.task(GPT2, {"a": A}, *nodes[kind], lines=lines, saves={"l": "$l"})
 

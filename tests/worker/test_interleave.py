@@ -199,6 +199,34 @@ def test_a_leaf_or_shape_that_is_not_as_promised_fails_its_job(model):
     assert "has shape (2, 3, 4)" in wrong.error.detail
 
 
+def test_a_whole_forward_goes_to_its_end_and_gives_what_the_model_returns(model):
+    job, late = Job(write=-1.0), Job()
+    parts = [
+        Part(job, (moment("first", "output", "x", writes=True),), WHOLE),
+        Part(late, (moment("second", "output", "x", call=7),), WHOLE),
+    ]
+    returned = model.whole({"ids": IDS}, parts)
+    assert torch.equal(returned["x"], torch.full_like(IDS, 1.0))
+    assert "never came to" in late.error.detail
+    assert torch.equal(model.whole({"ids": IDS}, [])["x"], IDS + 3)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_whole_forward_is_watched_to_its_end_or_until_nobody_waits(model, watched):
+    fired = []
+
+    def dropped():
+        fired.append(model.module.second.fired)
+        return ()
+
+    part = Part(Job(), (moment("first", "input", "x"),), WHOLE)
+    model.whole({"ids": IDS}, [part], dropped, watched=watched)
+    assert (1 in fired) == watched  # asked between the two calls of the second module
+    job = Job()
+    run(model, Part(job, (moment("first", "output", "x"),), WHOLE))
+    assert model.module.second.fired == 2  # the next forward stops early again
+
+
 def test_closing_gives_the_modules_their_own_forward_back():
     module = Model()
     interleaved = Interleaved(module)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from itertools import accumulate
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_worker.layout import Rows
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan
 
 Key = TypeVar("Key", bound=Hashable)
@@ -58,24 +60,77 @@ def pack(
     return Batch(inputs, rows)
 
 
+def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]:
+    """Put invokes of named tensors, all of one kin, into one batch: their rows one below the other."""
+    total = sum(one.rows for one in invokes.values())
+    ends = accumulate(one.rows for one in invokes.values())
+    rows = {
+        key: Rows(end - one.rows, one.rows, one.length, total, one.length)
+        for (key, one), end in zip(invokes.items(), ends, strict=True)
+    }
+    names = next(iter(invokes.values())).tensors
+    inputs = {name: torch.cat([one.tensors[name] for one in invokes.values()]).to(device) for name in names}
+    return Batch(dict(inputs), rows)
+
+
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
-    """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows.
+    """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
+    ask for gradients apart from those that do not.
 
     Args:
         plans: the jobs.
         tokens: positions of one forward, padding included; a single job may have more.
         rows: rows of one forward; a single job may have more.
     """
-    found: list[list[Plan]] = []
-    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
-    for plan in shared:
-        last = found[-1] if found else []
-        count = sum(one.rows for one in last) + plan.rows
-        if last and count <= rows and count * last[0].longest <= tokens:
-            last.append(plan)
-        else:
-            found.append([plan])
+    shared = sorted((plan for plan in plans if not plan.alone), key=order)
+    kinds = ([plan for plan in shared if plan.grads], [plan for plan in shared if not plan.grads])
+    found = [group for kind in kinds for group in pieces(kind, tokens=tokens, rows=rows)]
     return found + [[plan] for plan in plans if plan.alone]
+
+
+class Sized(Protocol):
+    """What takes rows of a forward."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest."""
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for two to share a forward."""
+
+
+Piece = TypeVar("Piece", bound=Sized)
+
+
+def order(one: Sized) -> tuple[int, str]:
+    """The longest first, those of one kin together."""
+    return -one.longest, str(one.kin)
+
+
+def pieces(given: Iterable[Piece], *, tokens: int, rows: int) -> list[list[Piece]]:
+    """What goes into one forward each: neighbours, up to so many tokens with padding and so many rows.
+
+    Args:
+        given: in `order`.
+        tokens: positions of one forward, padding included; a single piece may have more.
+        rows: rows of one forward; a single piece may have more.
+    """
+    found: list[list[Piece]] = []
+    count = 0
+    for one in given:
+        count += one.rows
+        alike = bool(found) and found[-1][0].kin == one.kin
+        if alike and count <= rows and count * found[-1][0].longest <= tokens:
+            found[-1].append(one)
+        else:
+            found.append([one])
+            count = one.rows
+    return found
 
 
 def halves(plans: Sequence[Plan]) -> tuple[Sequence[Plan], Sequence[Plan]]:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
-from telepatch_worker.batch import groups, halves, pack
+from telepatch_worker.backward import fulfil
+from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
+from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
-from telepatch_worker.load import Loaded
+from telepatch_worker.load import Loaded, padding_of
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.running import Clock, Running, Watch
+from telepatch_worker.requests import Backward, Forward
+from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 __all__ = ["BatchLimits", "Engine", "Outcome", "Task"]
@@ -117,7 +121,7 @@ class Engine:
         self.card = loaded.card
         self.limits = limits or BatchLimits()
         self.model = Interleaved(loaded.module)
-        self._pad = _padding(loaded)
+        self._pad = padding_of(loaded)
 
     def run(
         self,
@@ -148,7 +152,7 @@ class Engine:
         for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
             if not proceed():
                 break
-            self._settle(group, desk)
+            self._settle(group, desk, self.limits)
         return [settled.outcomes[task.id] for task in tasks if task.id in settled.outcomes]
 
     def plan(self, task: Task) -> Plan:
@@ -178,56 +182,94 @@ class Engine:
             settled.add(Outcome(task.id, None, bare(as_job_error(error))))
             return None
 
-    def _settle(self, plans: Sequence[Plan], desk: _Desk) -> None:
-        """Run a batch; where it fails as a whole, or lacks memory, in halves, down to single jobs."""
+    def _settle(self, plans: Sequence[Plan], desk: _Desk, limits: BatchLimits) -> None:
+        """Run a batch; where it fails as a whole, or lacks memory, in halves, down to single jobs; a single one that
+        can run in smaller forwards, in those."""
         runs: list[Running] = []
         try:
-            runs = self._forwards(plans, desk)
+            runs = self._forwards(plans, desk, limits)
         except Exception as error:
-            if len(plans) == 1:
+            if len(plans) == 1 and not self._smaller(plans[0], error, desk, limits):
                 desk.settled.add(Outcome(plans[0].id, None, bare(as_job_error(error, "the model"))))
+            if len(plans) == 1:
                 return
         for run in runs:
-            if len(plans) == 1 or run.error is None or not is_memory(run.error):
-                warnings = run.plan.checked.warnings
-                desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
+            memory = run.error is not None and is_memory(run.error)
+            if memory and (len(plans) > 1 or self._smaller(run.plan, run.error, desk, limits)):
+                continue
+            warnings = run.plan.checked.warnings
+            desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
         runs.clear()
         again = [plan for plan in plans if plan.id not in desk.settled.outcomes]
         for part in halves(again) if len(again) > 1 else [again]:
             if part:
-                self._settle(part, desk)
+                self._settle(part, desk, limits)
 
-    def _forwards(self, plans: Sequence[Plan], desk: _Desk) -> list[Running]:
-        """All forwards of some jobs, the first of each together, then the second, and so on."""
+    def _smaller(self, plan: Plan, error: Exception | None, desk: _Desk, limits: BatchLimits) -> bool:
+        """Run a job that lacked memory again in forwards of half the size, if it can."""
+        if error is None or not is_memory(error) or not plan.splits or limits.rows == 1:
+            return False
+        self._settle([plan], desk, BatchLimits(max(1, limits.tokens // 2), limits.rows // 2))
+        return True
+
+    def _forwards(self, plans: Sequence[Plan], desk: _Desk, limits: BatchLimits) -> list[Running]:
+        """Some jobs from beginning to end: what all of them need next together, then what they need after that."""
         clock = Clock()
-        runs = [Running(plan, self.model, self.card, self.loaded.device, clock, desk.cancelled) for plan in plans]
-        with torch.no_grad():
+        runs = [self._running(plan, clock, desk, limits) for plan in plans]
+        with torch.set_grad_enabled(plans[0].grads):
             for run in runs:
-                run.start()
-            for number in range(max(len(plan.passes) for plan in plans)):
-                self._forward([run for run in runs if run.error is None and number < len(run.plan.passes)], number)
-                _tell(runs, number, desk.progress)
-            for run in runs:
-                run.finish()
+                run.advance()
+            while any(run.wanted for run in runs):
+                self._round([run for run in runs if run.wanted], limits)
+                for run in runs:
+                    run.advance()
+                _tell(runs, desk.progress)
         return runs
 
-    def _forward(self, runs: Sequence[Running], number: int) -> None:
+    def _running(self, plan: Plan, clock: Clock, desk: _Desk, limits: BatchLimits) -> Running:
+        device = self.loaded.device
+        return Running(
+            plan, self.model, self.card, device, clock, desk.cancelled, rows=limits.rows, tokens=limits.tokens
+        )
+
+    def _round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
+        """Everything that some jobs need next."""
+        wanted = [_Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
+        if runs[0].plan.alone:
+            batches = [[one] for one in wanted]
+        else:
+            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
+        for batch in batches:
+            self._forward(batch)
+        fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
+
+    def _forward(self, wanted: Sequence[_Wanted]) -> None:
         """One forward over every invoke that takes part in it."""
-        active = [run for run in runs if not run.stops()]
-        if not active:
+        leaving = {id(run) for run in {id(one.run): one.run for one in wanted}.values() if run.stops()}
+        wanted = [one for one in wanted if id(one.run) not in leaving]
+        if not wanted:
             return
-        tokens = {(run.plan.id, name): run.plan.tokens[name] for run in active for name in run.plan.invokes(number)}
-        mask = any(run.plan.reads_engine for run in active)
-        batch = pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+        batch = self._batch(wanted)
         parts = [
             Part(
-                run,
-                run.plan.passes[number],
-                {name: batch.rows[run.plan.id, name] for name in run.plan.invokes(number)},
+                Station(one.run, one.request.frame),
+                one.request.frame.plan.passes[one.request.number],
+                {name: batch.rows[at, name] for name in one.request.inputs},
+                owner=one.run,
             )
-            for run in active
+            for at, one in enumerate(wanted)
         ]
-        self.model.forward(batch.inputs, parts, Watch(active))
+        self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+
+    def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
+        """What the model is called with."""
+        given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
+        tensors = {key: one for key, one in given.items() if isinstance(one, NamedInput)}
+        if tensors:
+            return stack(tensors, self.loaded.device)
+        tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
+        mask = any(one.run.plan.reads_engine for one in wanted)
+        return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:
@@ -235,15 +277,32 @@ class Engine:
         return [int(one) for one in self.loaded.tokenizer(text, verbose=False)["input_ids"]]
 
 
-def _tell(runs: Sequence[Running], number: int, progress: Progress) -> None:
+@dataclass(frozen=True)
+class _Wanted:
+    """A forward that a job needs."""
+
+    run: Running
+    request: Forward
+
+    @property
+    def rows(self) -> int:
+        """Rows of its invokes."""
+        return self.request.rows
+
+    @property
+    def longest(self) -> int:
+        """Positions of its longest invoke."""
+        return self.request.longest
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for another one to share the forward."""
+        return self.request.kin
+
+
+def _tell(runs: Sequence[Running], progress: Progress) -> None:
     """Say how far jobs of several forwards are."""
     for run in runs:
-        total = len(run.plan.passes)
-        if run.error is None and number < total > 1:
-            progress(run.plan.id, number + 1, total)
-
-
-def _padding(loaded: Loaded) -> int:
-    """The token id that fills up shorter rows: the model's own for that, where it has one."""
-    found = getattr(loaded.module.config, "pad_token_id", None)
-    return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0
+        total = run.plan.price.passes
+        if run.error is None and run.done and total > 1:
+            progress(run.plan.id, min(run.done, total), total)

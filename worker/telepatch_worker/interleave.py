@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from nnsight import _c
@@ -26,6 +26,10 @@ from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 
 _ROOT = "model"
+
+After = Literal["stop", "watch", "pass"]
+"""What a forward does once nobody waits for anything more: it stops, or it runs to its end, watched at every site for
+jobs that are to leave, or by itself."""
 
 if _c.unmount is not None and hasattr(object, "save"):
     _c.unmount("save")  # importing nnsight adds `save` to every object there is, which breaks other libraries (anyio)
@@ -42,6 +46,8 @@ class Moment:
         place: of the tensor.
         axes: what the tensor's axes count.
         part: which of several places of a starred site.
+        tracked: whether gradients are asked of the tensor, so that it has to be part of PyTorch's graph.
+        again: whether the value was taken in an earlier forward already, and is only tracked in this one.
     """
 
     node: str
@@ -50,6 +56,8 @@ class Moment:
     place: Place
     axes: tuple[Axis, ...]
     part: int = 0
+    tracked: bool = False
+    again: bool = False
 
     @property
     def location(self) -> str:
@@ -67,17 +75,28 @@ class Job(Protocol):
     def write(self, moment: Moment, region: torch.Tensor) -> None:
         """Change the value at a place: `region` is the invoke's own part, to be written in place."""
 
+    def track(self, moment: Moment, tensor: torch.Tensor, rows: Rows) -> None:
+        """Keep the tensor of the whole batch at a place: gradients are asked of the invoke's part of it."""
+
     def fail(self, error: Exception) -> None:
         """The job raised; it takes no further part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A job's part in one forward: its moments in order, and where its invokes lie in the batch."""
+    """A job's part in one forward.
+
+    Attributes:
+        job: what reads and writes.
+        moments: its reads and writes, in order.
+        rows: where its invokes lie in the batch.
+        owner: whose part it is, where several parts fail and are dropped together; the job itself if left out.
+    """
 
     job: Job
     moments: tuple[Moment, ...]
     rows: dict[str, Rows]
+    owner: object = None
 
 
 class Interleaved:
@@ -97,14 +116,14 @@ class Interleaved:
             self._envoy = Envoy(module, path=_ROOT, interleaver=self._interleaver)
 
     def forward(
-        self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[Job]] = tuple
+        self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[object]] = tuple
     ) -> None:
         """Run the model until the last moment of every job has passed.
 
         Args:
             inputs: what the model is called with.
             parts: the jobs.
-            dropped: asked at every site: the jobs that shall take no further part from here.
+            dropped: asked at every site: the owners that shall take no further part from here.
 
         Raises:
             Exception: whatever the model itself raises; what a job raises goes to its `fail`.
@@ -112,11 +131,42 @@ class Interleaved:
         run = self._interleaver
         run.begin(self._envoy, parts, dropped)
         try:
-            with run, torch.no_grad():
+            with run:
                 self.module(**inputs)
             run.miss()
         except _Stop:
             pass
+        finally:
+            run.end()
+
+    def whole(
+        self,
+        inputs: dict[str, Any],
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[object]] = tuple,
+        *,
+        watched: bool = True,
+    ) -> Any:
+        """Run the model to its end, whoever still waits, and give what it returns.
+
+        Args:
+            inputs: what the model is called with.
+            parts: the jobs; there may be none.
+            dropped: asked at every site: the jobs that shall take no further part from here. What it raises ends the
+                forward.
+            watched: whether it is asked at sites after the last moment too; not worth it in a forward that is short.
+
+        Raises:
+            Exception: whatever the model itself raises, or `dropped`; what a job raises goes to its `fail`.
+        """
+        run = self._interleaver
+        run.begin(self._envoy, parts, dropped, then="watch" if watched else "pass")
+        try:
+            with run, torch.no_grad():
+                run.busy = watched or bool(run.parked)
+                returned = self.module(**inputs)
+            run.miss()
+            return returned
         finally:
             run.end()
 
@@ -146,6 +196,7 @@ class _Cursor:
 
     def __init__(self, part: Part) -> None:
         self.job = part.job
+        self.owner = part.job if part.owner is None else part.owner
         self.moments = part.moments
         self.done = 0
 
@@ -167,8 +218,11 @@ class _Mediator(interleaver.Mediator):
         for moment in self.moments:
             if moment.writes:
                 self._park(interleaver.Event.SWAP, moment)
-            else:
-                self.cursor.job.read(moment, self._park(interleaver.Event.VALUE, moment))
+                self.cursor.done += 1
+                continue
+            value = self._park(interleaver.Event.VALUE, moment)
+            if not moment.again:
+                self.cursor.job.read(moment, value)
             self.cursor.done += 1
 
     def _park(self, event: interleaver.Event, moment: Moment) -> Any:
@@ -194,9 +248,12 @@ class _Mediator(interleaver.Mediator):
                 value = batcher.widen(value, (moment, self.rows), self.cursor.job.write)
                 self.pending = self.switch()
             else:
+                if moment.tracked:
+                    value = batcher.tracked(value, moment)
+                    self.cursor.job.track(moment, read_leaf(value, moment.place), self.rows)
                 self.pending = self.switch(batcher.narrow(value, (moment, self.rows)))
         except Exception as error:
-            self.interleaver.drop(self.cursor.job)
+            self.interleaver.drop(self.cursor.owner)
             self.cursor.job.fail(error)
         return value
 
@@ -228,6 +285,12 @@ class _Batcher(batching.Batcher):
         self._copies[moment.place] = tensor
         return replace_leaf(full, moment.place, tensor)
 
+    def tracked(self, full: Any, moment: Moment) -> Any:
+        """The value with its tensor in PyTorch's graph; it stays as it is now, so a later write makes another copy."""
+        self._copies.pop(moment.place, None)
+        tensor = read_leaf(full, moment.place)
+        return full if tensor.requires_grad else replace_leaf(full, moment.place, tensor.detach().requires_grad_())
+
 
 class _Interleaver(interleaver.Interleaver):
     """Serves the jobs' moments in their order, drops jobs that are to stop, and ends the forward early."""
@@ -235,10 +298,19 @@ class _Interleaver(interleaver.Interleaver):
     def __init__(self) -> None:
         super().__init__()
         self._walkers: list[_Mediator] = []
-        self._dropped: Callable[[], Sequence[Job]] = tuple
+        self._dropped: Callable[[], Sequence[object]] = tuple
+        self._then: After = "stop"
 
-    def begin(self, envoy: Envoy, parts: Sequence[Part], dropped: Callable[[], Sequence[Job]]) -> None:
-        """Take in the jobs of the forward that follows."""
+    def begin(
+        self,
+        envoy: Envoy,
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[object]],
+        *,
+        then: After = "stop",
+    ) -> None:
+        """Take in the jobs of the forward that follows, and what to do when nobody waits any more."""
+        self._then = then
         self.counts.clear()
         self.batcher = _Batcher(envoy)
         self._dropped = dropped
@@ -258,10 +330,10 @@ class _Interleaver(interleaver.Interleaver):
         self._walkers = []
         self._dropped = tuple
 
-    def drop(self, job: Job) -> None:
-        """Let a job take no further part."""
+    def drop(self, owner: object) -> None:
+        """Let everything of one owner take no further part."""
         for walker in self._walkers:
-            if walker.cursor.job is job:
+            if walker.cursor.owner is owner:
                 walker.pending = None
 
     def miss(self) -> None:
@@ -269,7 +341,7 @@ class _Interleaver(interleaver.Interleaver):
         for walker in self._walkers:
             if walker.pending is not None:
                 waited = walker.pending.value.place
-                self.drop(walker.cursor.job)
+                self.drop(walker.cursor.owner)
                 walker.cursor.job.fail(ExecutionError(f"the forward never came to '{waited}'"))
 
     def handle(self, provider: str, value: Any) -> Any:
@@ -279,14 +351,16 @@ class _Interleaver(interleaver.Interleaver):
             _Stop: nothing is left to happen.
         """
         if leaving := self._dropped():
-            for job in leaving:
-                self.drop(job)
+            for owner in leaving:
+                self.drop(owner)
             self._reindex_parked()
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)
         if not self.parked:
-            raise _Stop
+            if self._then == "stop":
+                raise _Stop
+            self.busy = self._then == "watch"
         return value
 
     def _ready(self, provider: str) -> list[interleaver.Mediator]:

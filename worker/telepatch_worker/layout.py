@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -20,6 +22,8 @@ class Rows:
         length: its positions; those after them are padding.
         total: rows of the whole batch.
         padded: positions of the whole batch.
+        keys: in a step of a generation, positions that its queries can attend to; None in a forward over whole inputs.
+        columns: in a step, positions of the whole cache with the new one; an invoke's own are the last `keys` of them.
     """
 
     start: int
@@ -27,11 +31,13 @@ class Rows:
     length: int
     total: int
     padded: int
+    keys: int | None = None
+    columns: int | None = None
 
     @property
     def whole(self) -> bool:
         """Whether the batch holds nothing else."""
-        return self.count == self.total and self.length == self.padded
+        return self.count == self.total and self.length == self.padded and self.keys == self.columns
 
 
 def own_part(tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows) -> torch.Tensor:
@@ -47,12 +53,34 @@ def own_part(tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows) -> torch.
     """
     if rows.whole:
         return tensor
+    if rows.keys is not None:
+        return _own_step(tensor, axes, rows)
     _check_shape(tensor, axes, rows)
     for dim, axis in enumerate(axes):
         if axis == "row":
             tensor = tensor.narrow(dim, rows.start, rows.count)
         elif axis == "pos":
             tensor = tensor.narrow(dim, 0, rows.length)
+    return tensor
+
+
+def _own_step(tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows) -> torch.Tensor:
+    """A view of the invoke's own part in a step: one position, and where there are two axes of positions, its keys.
+
+    What rows of equal length share (learned positions, rotary tables) has a row for each where lengths differ; then an
+    invoke's is any of its rows.
+    """
+    keys = max((dim for dim, axis in enumerate(axes) if axis == "pos"), default=-1) if axes.count("pos") > 1 else -1
+    spread = 0 if axes and axes[0] == 1 and tensor.ndim and tensor.shape[0] == rows.total else -1
+    _check_shape(tensor, axes, rows, {keys: rows.columns, spread: rows.total})
+    for dim, axis in enumerate(axes):
+        if dim == spread:
+            tensor = tensor.narrow(dim, rows.start, 1)
+        elif axis == "row":
+            tensor = tensor.narrow(dim, rows.start, rows.count)
+        elif dim == keys:
+            assert rows.keys is not None
+            tensor = tensor.narrow(dim, tensor.shape[dim] - rows.keys, rows.keys)
     return tensor
 
 
@@ -63,8 +91,11 @@ def shareable(axes: tuple[Axis, ...], *, writes: bool) -> bool:
     return not mixed and (not writes or "row" in axes)
 
 
-def _check_shape(tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows) -> None:
+def _check_shape(
+    tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows, special: Mapping[int, int | None] = MappingProxyType({})
+) -> None:
     sizes = {"row": rows.total, "pos": rows.padded}
-    wanted = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in axes]
+    usual = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in axes]
+    wanted = [special.get(dim, size) for dim, size in enumerate(usual)]
     if list(tensor.shape) != wanted:
         raise ExecutionError(f"a site has shape {tuple(tensor.shape)} in this forward; the model's card says {wanted}")

@@ -1,29 +1,29 @@
-"""From a job to all that is known of it before it runs: tokens, forwards, moments, and who uses which value."""
+"""From a job to all that is known of it before it runs: its scopes with their forwards, and what it costs."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-from pydantic import JsonValue
 
-from telepatch_protocol import refs
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.causality import Pass
 from telepatch_protocol.check import Checked, check, exact
-from telepatch_protocol.errors import BadArgument, NotFound, ShapeError
-from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Set
+from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
+from telepatch_protocol.given import texts
+from telepatch_protocol.graph import Grad, Graph, Map
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.order import refs_of
 from telepatch_protocol.price import price
-from telepatch_worker.interleave import Moment
-from telepatch_worker.layout import shareable
+from telepatch_protocol.refs import parse
+from telepatch_protocol.sizes import Dim
+from telepatch_protocol.subgraphs import all_nodes
+from telepatch_worker.data import Columns, described
+from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
-TokenRows = list[list[int]]
+Tokenize = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,18 @@ class Task:
     Attributes:
         id: of the job.
         graph: its document, with its own constants.
-        tokens: token ids of the invokes that are text, by invoke id: rows of equal length. Missing ones are tokenized.
+        tokens: token ids of texts, by text. Missing ones are tokenized.
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
+        data: the columns that ``{data: sha256}`` constants name, by digest and name.
     """
 
     id: str
     graph: Graph
-    tokens: Mapping[str, TokenRows] = field(default_factory=dict)
+    tokens: Mapping[str, list[int]] = field(default_factory=dict)
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
+    data: Mapping[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,53 +53,76 @@ class Plan:
 
     Attributes:
         task: the job.
-        checked: its graph, with places and forwards.
-        tokens: int64 (rows, positions) of every invoke, on the CPU.
-        passes: the moments of each forward, in order.
+        checked: its graph, with the places and forwards of every scope.
+        root: how its top level is evaluated.
+        tokens: token ids of the texts that stand in it, by text.
+        tokenize: for texts that do not, such as rows of data.
         alone: whether it shares its forwards with no other job.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
+        grads: whether it asks for gradients; such jobs share forwards only with each other.
+        wrt: names of values of which gradients are asked.
+        splits: whether it can run in smaller forwards than it would.
         price: what it costs.
-        pure: nodes that happen when their needs are met, not at a place of the forward.
-        users: for each node, the pure nodes that need its value.
-        uses: how often each node's value is used until it can go.
-        kept: nodes whose values are saved.
     """
 
     task: Task
     checked: Checked
-    tokens: Mapping[str, torch.Tensor]
-    passes: tuple[tuple[Moment, ...], ...]
+    root: ScopePlan
+    tokens: Mapping[str, list[int]]
+    tokenize: Tokenize | None
     alone: bool
     reads_engine: bool
+    grads: bool
+    wrt: frozenset[str]
+    splits: bool
     price: Price
-    nodes: Mapping[str, Node]
-    pure: Mapping[str, frozenset[str]]
-    users: Mapping[str, tuple[str, ...]]
-    uses: Mapping[str, int]
-    needs: Mapping[str, frozenset[str]]
-    kept: frozenset[str]
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """Numbers of tokens of its texts."""
+        return {text: len(ids) for text, ids in self.tokens.items()}
 
     @property
     def id(self) -> str:
         """Of the job."""
         return self.task.id
 
+    def ids_of(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            BadArgument: the model takes token ids only.
+        """
+        if text in self.tokens:
+            return self.tokens[text]
+        if self.tokenize is None:
+            raise BadArgument("this model has no tokenizer; give token ids")
+        return self.tokenize(text)
+
     @property
     def longest(self) -> int:
-        """Positions of its longest input."""
-        return max((rows.shape[1] for rows in self.tokens.values()), default=0)
+        """Positions of the longest input of its top level, as far as they are known."""
+        return max((_known(one.length) for one in self._inputs()), default=0)
 
     @property
     def rows(self) -> int:
-        """Rows of all its inputs."""
-        return sum(rows.shape[0] for rows in self.tokens.values())
+        """Rows of all inputs of its top level, as far as they are known."""
+        return sum(_known(one.rows) for one in self._inputs())
 
-    def invokes(self, number: int) -> tuple[str, ...]:
-        """The invokes that take part in a forward."""
-        return self.checked.schedule.passes[number].invokes
+    @property
+    def kin(self) -> object:
+        """Jobs of every kind may run together; whose forwards are shared shows as they come."""
+        return None
+
+    def _inputs(self) -> Iterator[Input]:
+        return iter(self.checked.inputs.values())
 
 
-def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] | None = None) -> Plan:
+def _known(dim: Dim) -> int:
+    return dim if isinstance(dim, int) else 1
+
+
+def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> Plan:
     """Check a job and lay out its forwards.
 
     Args:
@@ -109,139 +134,64 @@ def make_plan(task: Task, card: ModelCard, tokenize: Callable[[str], list[int]] 
         GraphError: the job cannot run, or costs too much.
     """
     graph = task.graph
-    texts = {invoke.id: _text_tokens(invoke, task, tokenize) for invoke in _invokes(graph) if invoke.form == "text"}
-    checked = _checked(task, card, graph, texts)
-    alone = exact(graph) or not _may_share(checked)
+    tokens = _tokens(task, tokenize)
+    checked = _checked(task, card, graph, tokens)
+    root = _root(checked)
+    alone = exact(graph) or not card.shares or not root.shares()
     if alone and not exact(graph):
         options = graph.options.model_copy(update={"isolate": True})
-        checked = _checked(task, card, graph.model_copy(update={"options": options}), texts)
-    tokens = {invoke.id: _tokens(invoke, task, texts, card) for invoke in _invokes(graph)}
-    nodes = {node.id: node for node in checked.order}
-    needs = {name: frozenset(ref.id for ref in refs_of(node) if ref.id in nodes) for name, node in nodes.items()}
-    pure = {name: needs[name] for name, node in nodes.items() if _is_pure(node, checked)}
-    passes = tuple(_moments(one, checked) for one in checked.schedule.passes)
+        checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
+        root = _root(checked)
+    nodes = list(all_nodes(graph))
+    gradients = [node for node in nodes if isinstance(node, Grad)]
     return Plan(
         task=task,
         checked=checked,
+        root=root,
         tokens=tokens,
-        passes=passes,
+        tokenize=tokenize,
         alone=alone,
-        reads_engine=any(found.leaf.engine for places in checked.places.values() for found in places),
+        reads_engine=root.reads_engine(),
+        grads=bool(gradients),
+        wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
+        splits=any(isinstance(node, Map) for node in nodes),
         price=price(checked, card),
-        nodes=nodes,
-        pure=pure,
-        users=_users(pure),
-        uses=_uses(pure, needs, passes),
-        needs=needs,
-        kept=frozenset(ref.id for text in graph.saves.values() if (ref := refs.parse(text)) is not None),
     )
 
 
-def _invokes(graph: Graph) -> list[Invoke]:
-    return [invoke for run in graph.runs for invoke in run.invokes]
+def _root(checked: Checked) -> ScopePlan:
+    return scope_plan(checked.scope, list(checked.graph.saves.values()), set())
 
 
-def _checked(task: Task, card: ModelCard, graph: Graph, texts: Mapping[str, TokenRows]) -> Checked:
+def _checked(task: Task, card: ModelCard, graph: Graph, tokens: Mapping[str, list[int]]) -> Checked:
     def result(job: str, name: str) -> Meta:
         if (job, name) not in task.results:
             raise NotFound(f"job {job} has no result '{name}'", parent=job)
         return _meta(task.results[job, name])
 
-    inputs = {name: Input(len(rows), len(rows[0])) for name, rows in texts.items()}
+    lengths = {text: len(ids) for text, ids in tokens.items()}
     attachment = {name: _meta(tensor) for name, tensor in task.attachment.items()}
-    return check(graph, card, inputs=inputs, attachment=attachment, results=result)
+    data = {digest: described(columns) for digest, columns in task.data.items()}
+    return check(graph, card, lengths=lengths, attachment=attachment, results=result, data=data)
 
 
 def _meta(tensor: torch.Tensor) -> Meta:
     return Meta(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
-def _text_tokens(invoke: Invoke, task: Task, tokenize: Callable[[str], list[int]] | None) -> TokenRows:
-    rows = task.tokens.get(invoke.id)
-    if rows is None:
-        if tokenize is None:
-            raise BadArgument(f"invoke '{invoke.id}' is text, but this model has no tokenizer; give ids")
-        text = _constant(task.graph, invoke.text)
-        rows = [tokenize(str(one)) for one in (text if isinstance(text, list) else [text])]
-    if len({len(row) for row in rows}) > 1:
-        lengths = ", ".join(str(len(row)) for row in rows)
-        raise ShapeError(
-            f"the texts of invoke '{invoke.id}' have {lengths} tokens; the rows of one invoke have equally many: "
-            "make each an invoke of its own"
-        )
-    if not rows or not rows[0]:
-        raise ShapeError(f"the input of invoke '{invoke.id}' has no tokens")
-    return rows
-
-
-def _constant(graph: Graph, value: JsonValue) -> object:
-    """What an input stands for: itself, or the constants that it names."""
-    return refs.resolve(value, lambda ref: graph.constants.get(ref.id))
-
-
-def _tokens(invoke: Invoke, task: Task, texts: Mapping[str, TokenRows], card: ModelCard) -> torch.Tensor:
-    given = texts[invoke.id] if invoke.id in texts else _constant(task.graph, invoke.ids)
-    if isinstance(given, dict):
-        given = _tensor_of(given, task)
-    found = torch.as_tensor(given, dtype=torch.int64).cpu()
-    tokens = found.reshape(-1, found.shape[-1])
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= card.vocabulary:
-        wrong = low if low < 0 else high
-        raise BadArgument(
-            f"invoke '{invoke.id}' holds token id {wrong}; model '{card.id}' has 0 to {card.vocabulary - 1}"
-        )
-    return tokens
-
-
-def _tensor_of(form: dict[str, object], task: Task) -> object:
-    """Ids that are an attached tensor, a range, or a value of an earlier job."""
-    if "tensor" in form:
-        return task.attachment[str(form["tensor"])]
-    if "range" in form:
-        bounds = form["range"]
-        return list(range(*bounds)) if isinstance(bounds, list) else bounds
-    if form.get("index") is not None:
-        raise BadArgument("ids taken from a result are taken whole; save the part that is needed under its own name")
-    return task.results[str(form["result"]), str(form["name"])]
-
-
-def _may_share(checked: Checked) -> bool:
-    """Whether all its places let its own rows be told from others'."""
-    return all(
-        shareable(found.leaf.axes, writes=isinstance(node, Set))
-        for node in checked.order
-        if node.id in checked.places
-        for found in checked.places[node.id]
-        if found.order >= 0
-    )
-
-
-def _is_pure(node: Node, checked: Checked) -> bool:
-    if isinstance(node, Get):
-        return checked.places[node.id][0].order < 0
-    return isinstance(node, Call | Module)
-
-
-def _moments(one: Pass, checked: Checked) -> tuple[Moment, ...]:
-    return tuple(
-        Moment(event.node, event.invoke, event.writes, found.place, found.leaf.axes, event.part)
-        for event in one.events
-        for found in (checked.places[event.node][event.part],)
-    )
-
-
-def _users(pure: Mapping[str, frozenset[str]]) -> dict[str, tuple[str, ...]]:
-    users: dict[str, list[str]] = {}
-    for name, needed in pure.items():
-        for other in needed:
-            users.setdefault(other, []).append(name)
-    return {name: tuple(found) for name, found in users.items()}
-
-
-def _uses(
-    pure: Mapping[str, frozenset[str]], needs: Mapping[str, frozenset[str]], passes: tuple[tuple[Moment, ...], ...]
-) -> Counter[str]:
-    """Once for each pure node that needs a value, and for each moment, as often as it happens."""
-    happening = [*pure, *(moment.node for moments in passes for moment in moments)]
-    return Counter(needed for name in happening for needed in needs[name])
+def _tokens(task: Task, tokenize: Tokenize | None) -> dict[str, list[int]]:
+    """Token ids of every text that an invoke may take."""
+    found: dict[str, list[int]] = {}
+    for invoke, text in texts(task.graph):
+        if text in found:
+            continue
+        ids = task.tokens.get(text)
+        try:
+            if ids is None and tokenize is None:
+                raise BadArgument(f"invoke '{invoke}' is text, but this model has no tokenizer; give ids")
+            found[text] = tokenize(text) if ids is None and tokenize is not None else list(ids or ())
+            if not found[text]:
+                raise ShapeError(f"the input of invoke '{invoke}' has no tokens")
+        except TelepatchError as error:
+            raise task.graph.blame(error, invoke) from None
+    return found

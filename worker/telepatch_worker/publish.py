@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
+
 import torch
 from torch import nn
 
-from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard
-from telepatch_worker.axes import choose_sizes, model_sizes, solve
-from telepatch_worker.cards import CardFile
+from telepatch_protocol.card import Aliases, InputCard, Limits, ModelCard, ModuleCard, ParamCard, PortCard
+from telepatch_protocol.named import ONE_POSITION
+from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
+from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.families import aliases_of
+from telepatch_worker.named_models import probe_named
+from telepatch_worker.neighbours import rows_are_apart
 from telepatch_worker.probe import Port, probe_inputs, watch
+
+Inputs = Mapping[str, InputCard]
+Ports = dict[tuple[str, Port], PortCard]
+Called = Mapping[str, torch.Tensor | bool]
+
+NO_INPUTS: Inputs = {}
+_ANY_LENGTH = 400
 
 _MOST_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
 
@@ -26,8 +39,10 @@ def _configured(model: nn.Module, name: str) -> object:
     return getattr(text, name, None)
 
 
-def limits_of(model: nn.Module, file: CardFile) -> Limits:
+def limits_of(model: nn.Module, file: CardFile, inputs: Inputs = NO_INPUTS) -> Limits:
     """The limits of the card file; positions from the model's configuration where it does not say."""
+    if file.named and not any("pos" in one.axes for one in inputs.values()):
+        return file.limits_for(ONE_POSITION)
     stated = [_configured(model, name) for name in _MOST_POSITIONS]
     return file.limits_for(next((value for value in stated if isinstance(value, int)), 2048))
 
@@ -38,13 +53,26 @@ def vocabulary_of(model: nn.Module) -> int:
     return size if isinstance(size, int) else 0
 
 
-def observe(model: nn.Module, kind: str, most: int) -> dict[tuple[str, Port], PortCard]:
-    """Run the model at two sizes and solve the axes of all its ports."""
-    sizes = choose_sizes(model_sizes(model), most)
-    device = next(model.parameters()).device
+def probes(
+    model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS
+) -> tuple[tuple[Size, Size], tuple[Called, Called]]:
+    """Two sizes, and what the model is called with to watch it at each."""
+    sizes = choose_sizes(model_sizes(model), most if most > ONE_POSITION else _ANY_LENGTH)
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     vocabulary = vocabulary_of(model)
-    first, second = (watch(model, probe_inputs(kind, size.rows, size.positions, vocabulary, device)) for size in sizes)
-    return solve(first, second, sizes)
+
+    def called(size: Size) -> Called:
+        if inputs:
+            return probe_named(inputs, size.rows, size.positions, device)
+        return probe_inputs(kind, size.rows, size.positions, vocabulary, device)
+
+    return sizes, (called(sizes[0]), called(sizes[1]))
+
+
+def observe(model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS) -> dict[tuple[str, Port], PortCard]:
+    """Run the model at two sizes and solve the axes of all its ports."""
+    sizes, (one, two) = probes(model, kind, most, inputs)
+    return solve(watch(model, one), watch(model, two), sizes)
 
 
 def _params(module: nn.Module) -> dict[str, ParamCard]:
@@ -67,7 +95,13 @@ def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> t
 
 
 def model_card(
-    model: nn.Module, file: CardFile, *, revision: str, device: torch.device, tokenizer: str | None
+    model: nn.Module,
+    file: CardFile,
+    *,
+    revision: str,
+    device: torch.device,
+    tokenizer: str | None,
+    inputs: Inputs = NO_INPUTS,
 ) -> ModelCard:
     """The card of a loaded model.
 
@@ -77,12 +111,14 @@ def model_card(
         revision: identity of the weights and of the code that runs them.
         device: where the model is.
         tokenizer: sha256 of the tokenizer file, or None.
+        inputs: the named tensors that it is called with; empty for one that takes tokens.
 
     Returns:
         The card, with axes found by running the model twice on a few tokens.
     """
-    limits = limits_of(model, file)
-    modules = module_cards(model, observe(model, file.kind, limits.max_positions))
+    limits = limits_of(model, file, inputs)
+    ports = _observed(file, model, limits, inputs)
+    modules = module_cards(model, ports)
     aliases: Aliases = file.aliases if file.aliases is not None else aliases_of(modules)
     return ModelCard(
         id=file.id,
@@ -99,5 +135,26 @@ def model_card(
         tolerance=file.bound,
         limits=limits,
         aliases=aliases,
+        inputs=dict(inputs),
+        shares=_shares(file, model, limits, inputs, ports),
         modules=modules,
     )
+
+
+def _observed(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs) -> Ports:
+    """The ports of a model; one that cannot be called as its card says is refused."""
+    try:
+        return observe(model, file.kind, limits.max_positions, inputs)
+    except Exception as error:
+        if not inputs:
+            raise
+        asked = ", ".join(f"{name} {one.dtype} {one.shape}" for name, one in inputs.items())
+        raise LoadError(f"{file.id}: {type(model).__name__} cannot be called with {asked}: {error}") from error
+
+
+def _shares(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, ports: Ports) -> bool:
+    """Whether rows of different jobs can share a forward: looked at where it does not follow from the family."""
+    if not inputs and file.quantisation is None:
+        return True
+    _, (called, _) = probes(model, file.kind, limits.max_positions, inputs)
+    return rows_are_apart(model, called, ports, file.bound)

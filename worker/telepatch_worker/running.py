@@ -10,9 +10,11 @@ import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
-from telepatch_worker.evaluate import Evaluation, Model
+from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.interleave import Moment
+from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
+from telepatch_worker.requests import Forward, Request
 from telepatch_worker.trouble import as_job_error, bare
 
 
@@ -38,6 +40,7 @@ class Running:
         device: where values live.
         clock: of the batch.
         cancelled: tells the ids of cancelled jobs.
+        rows, tokens: how much of a map runs at once.
     """
 
     def __init__(
@@ -48,48 +51,51 @@ class Running:
         device: torch.device,
         clock: Clock,
         cancelled: Callable[[], set[str]],
+        *,
+        rows: int,
+        tokens: int,
     ) -> None:
         self.plan = plan
         self.clock = clock
         self.cancelled = cancelled
         self.limit = card.limits.max_seconds
         self.own = 0.0
+        self.done = 0
+        self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
         self.saved: dict[str, torch.Tensor] | None = None
-        self._evaluation = Evaluation(plan, model, card, device, self.check)
+        context = Context(plan, model, card, device, self.check, self.fail, rows, tokens)
+        self._frame = Frame(plan.root, context)
+        self._work = self._frame.run(plan.task.graph.constants)
 
     @property
     def seconds(self) -> float:
         """Time that the job has taken: its own, and that of the forwards."""
         return self.clock.shared() + self.own
 
-    def start(self) -> None:
-        """Compute what needs no forward."""
-        self._do(self._evaluation.start)
-
-    def read(self, moment: Moment, value: torch.Tensor) -> None:
-        """Take the value at a place."""
-        with self._timed():
-            self._evaluation.read(moment, value)
-
-    def write(self, moment: Moment, region: torch.Tensor) -> None:
-        """Change the value at a place."""
-        with self._timed():
-            self._evaluation.write(moment, region)
+    def advance(self) -> None:
+        """Go on until the job needs something, or is over."""
+        self.done += sum(isinstance(one, Forward) for one in self.wanted)
+        self.wanted = []
+        if self.error is not None or self.saved is not None:
+            return
+        try:
+            with self.timed():
+                wanted = next(self._work, None)
+                if wanted is None:
+                    self.saved = self._frame.saved(self.plan.task.graph.saves)
+                    self._frame.close()
+                else:
+                    self.wanted = wanted
+        except Exception as error:
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """The job is over; its neighbours go on."""
         self.error = self.error or bare(as_job_error(error))
-        self._evaluation.clear()
-
-    def finish(self) -> None:
-        """Collect what is saved, and let go of everything else."""
-
-        def collect() -> None:
-            self.saved = self._evaluation.saved()
-
-        self._do(collect)
-        self._evaluation.clear()
+        self.wanted = []
+        self._work.close()
+        self._frame.close()
 
     def check(self) -> None:
         """Raise if the job has to stop.
@@ -111,18 +117,9 @@ class Running:
             self.fail(error)
         return self.error is not None
 
-    def _do(self, work: Callable[[], None]) -> None:
-        """Work of the job outside of forwards, unless it is over."""
-        if self.error is not None:
-            return
-        try:
-            with self._timed():
-                work()
-        except Exception as error:
-            self.fail(error)
-
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
+        """Time that the job spends on its own values."""
         began = time.perf_counter()
         try:
             yield
@@ -130,6 +127,37 @@ class Running:
             took = time.perf_counter() - began
             self.own += took
             self.clock.spent += took
+
+
+class Station:
+    """A scope of a job in one forward: what it does there counts as the job's own time.
+
+    Args:
+        run: the job.
+        frame: the scope.
+    """
+
+    def __init__(self, run: Running, frame: Frame) -> None:
+        self._run = run
+        self._frame = frame
+
+    def read(self, moment: Moment, value: torch.Tensor) -> None:
+        """Take the value at a place."""
+        with self._run.timed():
+            self._frame.read(moment, value)
+
+    def write(self, moment: Moment, region: torch.Tensor) -> None:
+        """Change the value at a place."""
+        with self._run.timed():
+            self._frame.write(moment, region)
+
+    def track(self, moment: Moment, tensor: torch.Tensor, rows: Rows) -> None:
+        """Keep a tensor of which gradients are asked."""
+        self._frame.track(moment, tensor, rows)
+
+    def fail(self, error: Exception) -> None:
+        """The job is over; its neighbours go on."""
+        self._run.fail(error)
 
 
 class Watch:

@@ -1,0 +1,161 @@
+"""``python -m bench.generation``: tokens per second of the decode loop beside transformers' ``generate``, in turns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.local import POSITIONS
+from bench.measure import in_turns
+from telepatch_protocol.card import PortCard
+from telepatch_protocol.sites import Place
+from telepatch_worker.cards import read_card
+from telepatch_worker.decode import Decoder
+from telepatch_worker.generation import Generated, Generation
+from telepatch_worker.interleave import Interleaved, Moment
+from telepatch_worker.load import load
+from telepatch_worker.sampling import Sampling
+from telepatch_worker.settings import Settings
+from telepatch_worker.stopping import Ending
+
+
+class Steering:
+    """An owner that adds a vector at every step, or does nothing."""
+
+    def __init__(self, place: Place | None, axes: tuple[Any, ...], vector: torch.Tensor) -> None:
+        self.place = place
+        self.axes = axes
+        self.vector = vector
+        self.tokens = torch.zeros(0)
+
+    def moments(self, steps: Mapping[str, int]) -> Sequence[Moment]:
+        """The write, for each generation."""
+        return () if self.place is None else [Moment("w", name, True, self.place, self.axes) for name in steps]
+
+    def read(self, moment: Moment, value: torch.Tensor) -> None:
+        """Nothing is read."""
+
+    def write(self, moment: Moment, region: torch.Tensor) -> None:
+        """Steer."""
+        region += self.vector
+
+    def sampled(self, name: str, step: int, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Go on with what was sampled."""
+        return tokens
+
+    def ends(self, name: str, step: int) -> bool:
+        """Never by itself."""
+        return False
+
+    def ended(self, name: str, result: Generated) -> None:
+        """Keep the tokens."""
+        self.tokens = result.tokens
+
+    def fail(self, error: Exception) -> None:
+        """Stop the benchmark."""
+        raise error
+
+
+class Race:
+    """One model twice: bare, and under the decode loop.
+
+    Args:
+        model: id of a card under models/.
+        new: tokens to generate.
+    """
+
+    def __init__(self, model: str, new: int) -> None:
+        settings = Settings.from_environment()
+        file = read_card(Path("models") / f"{model}.toml")
+        self.bare = load(file, cache=settings.cache).module
+        loaded = load(file, cache=settings.cache)
+        self.decoder = Decoder(Interleaved(loaded.module), loaded)
+        self.new = new
+        self.prompt = torch.tensor([[(7919 * place) % (loaded.card.vocabulary - 1) for place in range(POSITIONS)]])
+        self.path = loaded.card.aliases.modules["blocks.*"].replace("*", "3")
+        port = loaded.card.by_path[self.path].output
+        assert isinstance(port, PortCard)
+        self.leaf = port.leaves[port.primary]
+        size = self.leaf.axes[-1]
+        self.vector = torch.linspace(-1, 1, size if isinstance(size, int) else 1)
+
+    def plain(self) -> torch.Tensor:
+        """`generate`, greedy."""
+        make: Any = self.bare.generate
+        made = make(
+            self.prompt,
+            attention_mask=torch.ones_like(self.prompt),
+            max_new_tokens=self.new,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        return torch.as_tensor(made)[:, POSITIONS:]
+
+    def hooked(self) -> torch.Tensor:
+        """`generate` under a hook that adds the vector."""
+
+        def steer(module: torch.nn.Module, taken: Any, given: Any) -> Any:
+            return (given[0] + self.vector, *given[1:]) if isinstance(given, tuple) else given + self.vector
+
+        handle = self.bare.get_submodule(self.path).register_forward_hook(steer)
+        try:
+            return self.plain()
+        finally:
+            handle.remove()
+
+    def ours(self, rows: int = 1, steered: bool = False) -> Callable[[], torch.Tensor]:
+        """The decode loop: so many generations of as many owners."""
+        place = Place(self.path, "output", self.leaf.path) if steered else None
+
+        def run() -> torch.Tensor:
+            owners = [Steering(place, self.leaf.axes, self.vector) for _ in range(rows)]
+            for owner in owners:
+                self.decoder.add(owner, [Generation("x", self.prompt, Sampling(), Ending(self.new, eos=()))])
+            while self.decoder.busy:
+                self.decoder.turn()
+            return owners[-1].tokens
+
+        return run
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = argparse.ArgumentParser(prog="python -m bench.generation", description=__doc__)
+    arguments.add_argument("--model", default="gpt2-small-random", help="id of a card under models/")
+    arguments.add_argument("--rounds", type=int, default=7, help="times that each way is measured")
+    arguments.add_argument("--new", type=int, default=64, help="tokens to generate")
+    arguments.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    race = Race(given.model, given.new)
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "generate": race.plain,
+        "ours": race.ours(),
+        "generate, hook": race.hooked,
+        "ours, steered": race.ours(steered=True),
+        "ours, 8 steered people": race.ours(8, steered=True),
+    }
+    show(ways, given.rounds, given.new)
+
+
+def show(ways: Mapping[str, Callable[[], torch.Tensor]], rounds: int, new: int) -> None:
+    """Tokens per second of each way, and how ours stand beside `generate`."""
+    assert torch.equal(ways["generate"](), ways["ours"]())
+    assert torch.equal(ways["generate, hook"](), ways["ours, steered"]())
+    times = in_turns(ways, rounds, warm_up=1)
+    beside = {"ours": "generate", "ours, steered": "generate, hook", "ours, 8 steered people": "generate, hook"}
+    for name, one in times.items():
+        people = 8 if "8" in name else 1
+        told = f"{name:24} {people * new / one.median:8.1f} tokens/s"
+        if name in beside:
+            told += f"   {people * times[beside[name]].median / one.median:.3f} times '{beside[name]}'"
+        print(told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Gradients of many jobs in as few backward passes as there can be.
+
+The rows of different jobs do not depend on each other, so the gradient of the sum of their numbers is, in the rows of
+each, the gradient of its own number. What asks about the same value takes turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from telepatch_worker.requests import Backward
+
+
+def fulfil(requests: Sequence[Backward]) -> None:
+    """Find all gradients; nothing accumulates anywhere, and the graphs stay for further gradients."""
+    for group in _apart(requests):
+        _together(group)
+
+
+def _apart(requests: Sequence[Backward]) -> list[list[Backward]]:
+    """Groups in which no two requests ask about the same value, nor edit what the other asks about."""
+    groups: list[tuple[set[tuple[int, str]], list[Backward]]] = []
+    for request in requests:
+        if not request.of.requires_grad:
+            request.found = [[None] * len(tracks) for tracks in request.wrt]
+            continue
+        owners = {track.owner for tracks in request.wrt for track in tracks} | {edit.owner for edit in request.edits}
+        for taken, group in groups:
+            if not taken & owners:
+                taken |= owners
+                group.append(request)
+                break
+        else:
+            groups.append((owners, [request]))
+    return [group for _, group in groups]
+
+
+def _together(requests: Sequence[Backward]) -> None:
+    tensors = {id(track.tensor): track.tensor for one in requests for tracks in one.wrt for track in tracks}
+    edits = [edit for one in requests for edit in one.edits]
+    for edit in edits:
+        tensors |= {id(tensor): tensor for tensor in edit.tensors}
+        edit.active = True
+    try:
+        total = sum((one.of.reshape(()) for one in requests[1:]), requests[0].of.reshape(()))
+        found = torch.autograd.grad(total, list(tensors.values()), retain_graph=True, allow_unused=True)
+    finally:
+        for edit in edits:
+            edit.active = False
+    gradients = dict(zip(tensors, found, strict=True))
+    for one in requests:
+        one.found = [[gradients[id(track.tensor)] for track in tracks] for tracks in one.wrt]

@@ -1,0 +1,111 @@
+"""The elements of a map: what each is bound to, which are planned alike, and how many run at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from telepatch_protocol.checked import Key
+from telepatch_protocol.errors import ShapeError, TooLarge
+from telepatch_protocol.graph import Invoke, Map
+from telepatch_protocol.refs import parse
+from telepatch_protocol.spans import key_of
+from telepatch_worker.scope_plan import ScopePlan
+from telepatch_worker.values import Value
+
+if TYPE_CHECKING:
+    from telepatch_worker.frame import Frame
+
+
+class Elements:
+    """The elements of a map in one evaluation.
+
+    Args:
+        frame: the scope in which the map stands.
+        node: the map.
+    """
+
+    def __init__(self, frame: Frame, node: Map) -> None:
+        self._frame = frame
+        self._node = node
+        self._over: dict[str, Any] = {name: frame.argument(value) for name, value in node.over.items()}
+        counts = [len(one) for one in self._over.values()]
+        if not node.grid and len(set(counts)) > 1:
+            listed = ", ".join(f"'{name}' {len(one)}" for name, one in self._over.items())
+            raise ShapeError(f"map '{node.id}' takes its lists together, and they have {listed} elements")
+        self.lead = tuple(counts) if node.grid else (counts[0],)
+        self.count = math.prod(self.lead)
+        most = frame.context.card.limits.max_elements
+        if self.count > most:
+            raise TooLarge(f"map '{node.id}' has {self.count:,} elements; the limit is {most:,}")
+
+    def chunks(self) -> Iterator[list[int]]:
+        """Elements that run together: similar ones, and no more than the budget of a forward."""
+        context = self._frame.context
+        sized = sorted(((self._size(at), at) for at in range(self.count)), key=lambda one: -one[0][1])
+        chunk: list[int] = []
+        rows = longest = 0
+        for (own, length), at in sized:
+            if chunk and ((rows + own) > context.rows or (rows + own) * max(longest, length) > context.tokens):
+                yield chunk
+                chunk, rows, longest = [], 0, 0
+            chunk.append(at)
+            rows, longest = rows + own, max(longest, length)
+        if chunk:
+            yield chunk
+
+    def frame(self, at: int) -> Frame:
+        """The scope of one element."""
+        bound = self._bound(at)
+        return self._frame.inside(self._plan(bound), bound)
+
+    def _bound(self, at: int) -> dict[str, Value]:
+        places = self._places(at)
+        return {name: self._row(one[place]) for (name, one), place in zip(self._over.items(), places, strict=True)}
+
+    def _row(self, value: Value) -> Value:
+        return value.to(self._frame.context.device) if isinstance(value, torch.Tensor) else value
+
+    def _places(self, at: int) -> tuple[int, ...]:
+        if not self._node.grid:
+            return (at,) * len(self._over)
+        found = []
+        for count in reversed(self.lead):
+            at, place = divmod(at, count)
+            found.append(place)
+        return tuple(reversed(found))
+
+    def _plan(self, bound: dict[str, Value]) -> ScopePlan:
+        return self._frame.plan.body(self._node.id, self._key(bound))
+
+    def _key(self, bound: dict[str, Value]) -> Key:
+        plan = self._frame.context.plan
+        holes = self._frame.plan.holes(self._node)
+        return tuple(
+            key_of(value, hole=name in holes, lengths=plan.lengths) if isinstance(self._over[name], list) else None
+            for name, value in bound.items()
+        )
+
+    def _size(self, at: int) -> tuple[int, int]:
+        """Rows and positions of an element's inputs, sub-graphs inside it not counted."""
+        bound = self._bound(at)
+        scope = self._plan(bound).scope
+        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in scope.inputs.values())
+        lengths = (
+            one.length if isinstance(one.length, int) else self._length(scope.invokes[name], bound)
+            for name, one in scope.inputs.items()
+        )
+        return max(1, rows), max(lengths, default=1)
+
+    def _length(self, invoke: Invoke, bound: dict[str, Value]) -> int:
+        """Positions of an input that is an element of data; of one that is computed, the most that there can be."""
+        ref = parse(invoke.text if invoke.form == "text" else invoke.ids)
+        value = bound.get(ref.id) if ref is not None else None
+        if isinstance(value, str):
+            return len(self._frame.context.plan.ids_of(value))
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return value.shape[-1]
+        return self._frame.context.card.limits.max_positions

@@ -1,0 +1,99 @@
+"""What a job asks of the engine on its way: forwards of its invokes, and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from telepatch_worker.named_inputs import NamedInput
+
+if TYPE_CHECKING:
+    from telepatch_worker.frame import Frame
+    from telepatch_worker.inputs import Given
+    from telepatch_worker.tracks import Track
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of some invokes of a scope.
+
+    Attributes:
+        frame: the scope.
+        number: which of its forwards.
+        inputs: of each invoke that takes part.
+    """
+
+    frame: Frame
+    number: int
+    inputs: dict[str, Given]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its invokes."""
+        return sum(one.rows for one in self.inputs.values())
+
+    @property
+    def longest(self) -> int:
+        """Positions of its longest invoke."""
+        return max(one.length for one in self.inputs.values())
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for another one to share the forward: nothing for tokens, which are filled up."""
+        return next((one.kin for one in self.inputs.values() if isinstance(one, NamedInput)), None)
+
+
+@dataclass
+class Backward:
+    """Gradients of one number.
+
+    Attributes:
+        of: the number.
+        wrt: for each value that is asked about, the tensors whose gradients make up its own.
+        edits: what happens on the way back.
+        found: the gradients, in the order of `wrt`; None for what the number does not depend on.
+    """
+
+    of: torch.Tensor
+    wrt: list[list[Track]]
+    edits: list[Any] = field(default_factory=list)
+    found: list[list[torch.Tensor | None]] = field(default_factory=list)
+
+
+Request = Forward | Backward
+
+Work = Generator[list[Request], None, T]
+"""Work that now and then needs requests fulfilled: all of a list, before it goes on."""
+
+
+def together(works: Iterable[Work[Any]]) -> Work[None]:
+    """Several works side by side: what they need at a time is asked for at once."""
+    live = list(works)
+    while live:
+        wanted: list[Request] = []
+        going = []
+        for work in live:
+            found = next(work, None)
+            if found is not None:
+                wanted += found
+                going.append(work)
+        live = going
+        if wanted:
+            yield wanted
+
+
+def at_once(work: Work[T]) -> T:
+    """The result of work that needs nothing."""
+    iterator: Iterator[list[Request]] = work
+    try:
+        while not next(iterator):
+            pass
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("work inside a forward asked for another forward")
