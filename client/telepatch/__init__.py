@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from telepatch import ops
     from telepatch.cache import Cache
     from telepatch.chats import Chat
+    from telepatch.choices import cond
     from telepatch.constants import tensor
     from telepatch.data import DataColumn, Dataset
+    from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
+    from telepatch.loops import repeat
+    from telepatch.maps import map
     from telepatch.model import Model
-    from telepatch.not_yet import cond, fit, grad, map, repeat
+    from telepatch.not_yet import fit
     from telepatch.outputs import Outputs
     from telepatch.scan import Scan
     from telepatch.tokens import TokenRows, Tokens
@@ -73,7 +77,11 @@ _HOMES = {
     "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
-    "not_yet": ("cond", "fit", "grad", "map", "repeat"),
+    "not_yet": ("fit",),
+    "choices": ("cond",),
+    "gradients": ("grad",),
+    "loops": ("repeat",),
+    "maps": ("map",),
     "model": ("Model",),
     "outputs": ("Outputs",),
     "scan": ("Scan",),

@@ -113,7 +113,7 @@ def _open(card: ModelCard) -> Builder:
     if builder is None:
         raise TraceError("cache(...) belongs inside the block of a trace: with model.trace(prompt) as t: t.cache(...)")
     same_model(builder, card, "what cache(...) keeps")
-    if builder.invoke is None:
+    if builder.scope.invoke is None:
         raise TraceError("cache(...) keeps sites of one input; call it inside the block of that, 'with t.invoke(...):'")
     return builder
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from telepatch import arguments
+from telepatch.blocks import Block
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.lines import points_home
@@ -14,6 +15,8 @@ from telepatch.modules import ModuleView
 from telepatch.places import Spot
 from telepatch.rename import Rename, renamed
 from telepatch.scan import Scan
+from telepatch.session import Session
+from telepatch.sweeps import PROMPT, Each, Sweep
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
@@ -22,6 +25,9 @@ from telepatch_protocol.graph import Options
 
 if TYPE_CHECKING:
     from telepatch.lab import Lab
+
+
+B = TypeVar("B", bound=Block)
 
 
 class Model(ModuleView):
@@ -89,9 +95,73 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        trace = Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
-        trace._builder.names = self._spot.names
-        return trace
+        return self._named(Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+
+    @points_home
+    def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
+        """A block in which several traces, sweeps and gradients become one job.
+
+        Values flow from one trace to another without being saved. Everything is sent when the block ends.
+
+        Args:
+            exact, isolate, aligned: as for `trace`, for the whole job.
+
+        Example:
+            >>> with model.session():
+            ...     with model.trace("Paris is the capital of"):
+            ...         clean = model.blocks[2].output[:, -1]
+            ...     with model.trace("Rome is the capital of"):
+            ...         model.blocks[2].output[:, -1] = clean
+            ...         logits = model.lm_head.output[:, -1].save()
+        """
+        return self._named(Session(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned)))
+
+    @points_home
+    def sweep(self, **names: Any) -> Sweep:
+        """A block that runs for every combination of the elements of several lists.
+
+        Args:
+            names: what each name goes over: a range, a list of numbers, texts or token ids, an array, or the first axis
+                of a value. Inside the block ``v.name`` is one element: as an index, in arithmetic, as an input, and
+                where it is a number also in a path, ``model.blocks[v.layer]``.
+
+        Returns:
+            A context manager. What is saved inside, or used after the block, has one axis per name in front.
+
+        Raises:
+            BadArgument: an empty list, or something that has no elements.
+
+        Example:
+            >>> with model.sweep(layer=range(4), scale=[0.0, 0.5]) as v, model.trace("Hello"):
+            ...     model.blocks[v.layer].output *= v.scale
+            ...     logits = model.lm_head.output[:, -1].save()  # (4, 2, 1, vocabulary)
+        """
+        return self._named(Sweep(self._lab, self.card, Options(), names))
+
+    @points_home
+    def each(self, inputs: Any = None, /, **columns: Any) -> Each:
+        """A block that runs for every row of one or several lists, such as inputs of any lengths.
+
+        Args:
+            inputs: texts, or lists of token ids: the block then reads and writes the model for each of them.
+            columns: lists of the same length by name; ``row.name`` is one element. An input among them is run with
+                ``model.trace(row.name)`` inside.
+
+        Returns:
+            A context manager. What is saved inside, or used after the block, has an axis for the rows in front;
+            ``row.mean(x)`` and its like make one value of all rows'.
+
+        Raises:
+            ShapeError: lists of different lengths.
+
+        Example:
+            >>> with model.each(["one text", "a second, longer text"]) as row:
+            ...     mean = row.mean(model.blocks[2].output[:, -1]).save()
+        """
+        if inputs is not None and PROMPT in columns:
+            raise BadArgument(f"inputs are given once: without a name, or as {PROMPT}= with model.trace(row.{PROMPT})")
+        given = columns if inputs is None else {PROMPT: inputs, **columns}
+        return self._named(Each(self._lab, self.card, Options(), given, runs=inputs is not None))
 
     @points_home
     def scan(
@@ -118,9 +188,7 @@ class Model(ModuleView):
             BadArgument: more than one input.
         """
         form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        scan = Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
-        scan._builder.names = self._spot.names
-        return scan
+        return self._named(Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
 
     @points_home
     def cache(self, *sites: Any, **options: Any) -> Cache:
@@ -197,6 +265,11 @@ class Model(ModuleView):
 
     decode = detokenize
 
+    def _named(self, block: B) -> B:
+        """A block in which the author's own names are known."""
+        block._builder.names = self._spot.names
+        return block
+
     def _service(self) -> Lab:
         if self._lab is None:
             raise TraceError(f"this '{self.card.id}' is a card without a connection; get it from lab.model(...)")
@@ -210,9 +283,6 @@ class Model(ModuleView):
 
 _LATER = {
     "generate": "generation",
-    "session": "sessions",
-    "sweep": "sweeps",
-    "each": "maps over prompts",
     "fit": "training",
     "edit": "named edits",
 }

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch import arguments
+from telepatch.bound import Bound
 from telepatch_protocol import refs
 from telepatch_protocol.card import InputCard, ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported
@@ -51,7 +52,7 @@ def sendable(builder: Builder, name: str, value: Any) -> JsonValue:
     """
     found = arguments.argument(builder, "tensor", value)
     ref = refs.parse(found)
-    if ref is not None and ref.id not in builder.constants:
+    if ref is not None and ref.id not in builder.constants and not isinstance(value, Bound):
         raise NotYetSupported(
             f"'{name}' is a value that this trace computes, which is no input yet; write it into the model instead "
             "(model.input = value, in an invoke of any input of that shape), or save it and use it in the next trace"

@@ -88,7 +88,7 @@ class Spot:
         alias = self.alias_children().get(name)
         if alias is None:
             return None
-        return replace(self, path=alias, native=native(self.card, dotted(alias)))
+        return replace(self, path=refilled(alias, self.path), native=native(self.card, dotted(alias)))
 
     def starred(self) -> Spot:
         """All modules of a list."""
@@ -121,6 +121,13 @@ def stars_of(pattern: str, path: str) -> list[str] | None:
         elif key != segment:
             return None
     return found
+
+
+def refilled(path: tuple[Segment, ...], before: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A path in standard names with the numbers that stood in the path from which it was reached: those of a sweep
+    stay those of the sweep."""
+    numbers = iter([one for one in before if isinstance(one, int)])
+    return tuple(next(numbers, one) if isinstance(one, int) else one for one in path)
 
 
 def filled(alias: str, stars: list[str]) -> tuple[Segment, ...]:

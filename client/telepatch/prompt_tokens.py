@@ -65,7 +65,7 @@ def rows_of(builder: Builder, form: str, given: Any) -> TokenRows:
 
 
 def _which(builder: Builder, invoke: str | None) -> str:
-    invoke = invoke or builder.invoke or (next(iter(builder.given)) if len(builder.given) == 1 else None)
+    invoke = invoke or builder.scope.invoke or (next(iter(builder.given)) if len(builder.given) == 1 else None)
     if invoke is None:
         raise TraceError(
             f"this trace has {len(builder.given)} inputs; ask inside the block of one, "

@@ -28,21 +28,14 @@ if TYPE_CHECKING:
 class ScanBuilder(Builder):
     """A graph that is not sent: it may save nothing, and the lengths of its prompts are asked for at once."""
 
+    sends = False
+
     def lengths(self, invoke: Invoke) -> Mapping[str, int]:
         """How long each row of an input is whose tokens the service can tell."""
         if self.lab is None or invoke.form not in ("text", "messages"):
             return {}
         keys = words_of(invoke, given_of(invoke, self.checker.argument))
         return {key: len(row) for key, row in zip(keys, rows_of(self, *self.given[invoke.id]), strict=True)}
-
-    def finish(self) -> Graph:
-        """As of any trace, but nothing has to be saved."""
-        if self.saves:
-            return super().finish()
-        self._no_lost_edit()
-        graph = self.build()
-        self.finish_with(graph)
-        return graph
 
 
 class Scan(Trace):
@@ -58,10 +51,11 @@ class Scan(Trace):
         >>> pattern.shape, s.price.saved_bytes
     """
 
+    what = "scan"
+    built_by = ScanBuilder
+
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options, form: dict[str, Any]) -> None:
         super().__init__(lab, card, options, form)
-        self._builder = ScanBuilder(lab, card, options)
-        self._tensors = self._builder.tensors
         self._price: Price | None = None
 
     @property
@@ -85,16 +79,16 @@ class Scan(Trace):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        self._finish()
-        self._builder.failure = "model.scan(...) runs nothing; write model.trace(...) to have numbers"
+        if self._leave(error) is not None:
+            self._builder.failure = "model.scan(...) runs nothing; write model.trace(...) to have numbers"
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, traceback)
+
+    def _fits(self, other: Builder) -> TraceError | None:
+        return TraceError(f"a scan is no part of a job, and one is open since {other.opened}; end that block first")
 
     def _told(self) -> Price:
         """The gateway's price."""
