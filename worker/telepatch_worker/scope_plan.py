@@ -154,7 +154,7 @@ def _planned(
         needs=needs,
         kept=outputs | again,
         between=between,
-        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset()),
+        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
     )
 
 
@@ -207,14 +207,18 @@ def _once(needs: Mapping[str, frozenset[str]]) -> Counter[str]:
 
 
 def _differentiated(
-    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str]
+    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str], scope: Scope
 ) -> frozenset[str]:
-    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph."""
+    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph: by operations, and
+    by forwards, into which every write and every input flows."""
     found = {name for name in outputs if name in nodes}
     for node in nodes.values():
         inner = [one for body in bodies_of(node) for one in all_nodes(body.graph)]
         if isinstance(node, Grad) or any(isinstance(one, Grad) for one in inner):
             found |= needs[node.id]
+    if found:
+        found |= {name for node in nodes.values() if isinstance(node, Set) for name in needs[node.id]}
+        found |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
     stack = list(found)
     while stack:
         for other in needs[stack.pop()]:
