@@ -86,7 +86,7 @@ def _grad(frame: Frame, node: Grad) -> Work[Value]:
     wrt = [frame.tracks(ref) for one in node.wrt if (ref := refs.parse(one)) is not None]
     of = as_tensor(frame.argument(node.of), frame.context.device)
     edits = None if node.body is None else Edits(frame, node)
-    request = Backward(of, wrt, [] if edits is None else [edits])
+    request = Backward(of, wrt, [] if edits is None else [edits], frame.sees())
     yield [request]
     found: dict[str, Any] = {}
     for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
