@@ -87,11 +87,15 @@ def _grad(frame: Frame, node: Grad) -> Work[Value]:
     of = as_tensor(frame.argument(node.of), frame.context.device)
     edits = None if node.body is None else Edits(frame, node)
     request = Backward(of, wrt, [] if edits is None else [edits], frame.sees())
-    yield [request]
-    found: dict[str, Any] = {}
-    for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
-        found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
-    return found | ({} if edits is None else edits.outputs())
+    try:
+        yield [request]
+        found: dict[str, Any] = {}
+        for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
+            found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
+        return found | ({} if edits is None else edits.outputs())
+    finally:
+        if edits is not None:
+            edits.close()
 
 
 _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {

@@ -76,7 +76,8 @@ class ScopePlan:
         assert node.body is not None
         if node.id not in self._backward:
             order = self.scope.backward[node.id]
-            self._backward[node.id] = _planned(self.scope, order, (), list(node.body.out.values()), set(), frozenset())
+            kept: list[Arg] = [*node.body.out.values(), *(f"${one.id}" for one in order)]  # hooks may run several times
+            self._backward[node.id] = _planned(self.scope, order, (), kept, set(), frozenset())
         return self._backward[node.id]
 
     def holes(self, node: Map) -> frozenset[str]:
