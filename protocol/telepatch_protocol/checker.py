@@ -188,6 +188,8 @@ class Checker(Lookup):
             return self.outputs(graph)
         finally:
             self._backward = False
+            for one in order:
+                self.values.pop(one.id, None)  # gradients on the way back are there for the body alone
 
     def finish(self, graph: Graph, order: Iterable[Node]) -> Checked:
         """Place everything in forwards and look at what is saved.
