@@ -247,7 +247,7 @@ def test_a_map_goes_over_the_lists_that_the_map_around_it_goes_over(gpt2, build,
     node = mapped({"layers": "$pairs"}, [inner], {"z": "$inner.z"})
     found = saved(gpt2, build.task(GPT2, {}, node, saves={"z": "$m.z"}, constants={"pairs": [[0, 1], [3, 2]]}))["z"]
     stack = saved(gpt2, build.task(GPT2, {"a": A}, build.get("h", "blocks.*:resid_post", [":", 0, -1])))["h"]
-    torch.testing.assert_close(found, stack[[[0, 1], [3, 2]]], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, stack[torch.tensor([[0, 1], [3, 2]])], rtol=1e-5, atol=1e-5)
 
 
 def test_values_flow_from_a_map_into_a_later_run(gpt2, build, saved):
