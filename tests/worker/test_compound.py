@@ -312,6 +312,23 @@ def test_a_repeat_carries_values_and_stacks_the_others(gpt2, build, saved):
     assert found["twice"].tolist() == [0, 2, 4, 6]
 
 
+def test_a_repeat_that_never_runs_gives_what_it_began_with_and_nothing_else(gpt2, build, saved):
+    nodes = [build.call("half", "mul", "$y", 0.5), build.call("first", "index", "$half", [0])]
+    node = repeat("$n", {"y": "$x"}, nodes, {"y": "$half", "seen": "$half"})
+    x = torch.ones(3, 2, dtype=torch.float64)
+    task = build.task(
+        GPT2,
+        {},
+        node,
+        saves={"y": "$r.y", "seen": "$r.seen"},
+        constants={"n": 0, "x": {"tensor": "x"}},
+        attachment={"x": x},
+    )
+    found = saved(gpt2, task)
+    assert torch.equal(found["y"], x)
+    assert (found["seen"].shape, found["seen"].dtype) == ((0, 3, 2), torch.float64)
+
+
 def test_a_repeat_ends_when_its_condition_no_longer_holds(gpt2, build, saved):
     nodes = [build.call("half", "mul", "$y", 0.5), build.call("more", "gt", "$half", 0.01)]
     node = repeat(100, {"y": 1.0}, nodes, {"y": "$half", "seen": "$half", "go": "$more"}, **{"while": "$go"})
