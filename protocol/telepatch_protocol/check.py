@@ -83,6 +83,8 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
                     raise BadArgument(
                         f"two nodes have the same id '{name}'; ids are unique in a document", node=node.id
                     )
+            if any(node.id in body.binds for body in bodies_of(node)):
+                raise BadArgument(f"'{node.id}' binds its own id inside; ids are unique in a document", node=node.id)
             taken.add(node.id)
     except GraphError as error:
         raise graph.blame(error, error.node) from None
