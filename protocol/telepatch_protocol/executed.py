@@ -17,8 +17,7 @@ def check_plain(run: Run) -> None:
     for invoke in run.invokes:
         if invoke.edits:
             raise BadArgument(
-                f"invoke '{invoke.id}' has edits, which `telepatch_protocol.expanding` puts in place before the graph is "
-                "checked",
+                f"invoke '{invoke.id}' has edits, which `telepatch_protocol.expanding` puts in place before a check",
                 node=invoke.id,
             )
 
