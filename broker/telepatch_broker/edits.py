@@ -1,7 +1,7 @@
-"""Edits: fragments of graphs that a person stores under a name and applies in later graphs; nobody's are there for others.
+"""Edits: fragments of graphs that a person stores under a name and applies later; nobody's are there for others.
 
-What is kept is the document. Jobs hold their graphs with all edits in place, so replacing or deleting one changes none of
-them.
+What is kept is the document. Jobs hold their graphs with all edits in place, so replacing or deleting one changes none
+of them.
 """
 
 from __future__ import annotations

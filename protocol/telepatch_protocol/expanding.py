@@ -42,10 +42,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A graph with its edits in place, and where their nodes come from."""
+    """A graph with its edits in place, where their nodes come from, and which edit uses which new constant first."""
 
     graph: Graph
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    constants: Mapping[str, Origin] = field(default_factory=dict)
 
     def explain(self, error: TelepatchError) -> TelepatchError:
         """An error of a node of an edit, as one of the edit, at the line of the input that it is applied to."""
@@ -106,6 +107,7 @@ class _Expansion:
         self._constants = dict(graph.constants)
         self._shared: dict[str, dict[str, Ref]] = {}
         self._origins: dict[str, Origin] = {}
+        self._users: dict[str, Origin] = {}
         self._count = sum(1 for _ in all_nodes(graph))
         self._bytes = 0
         self._applied = 0
@@ -115,7 +117,7 @@ class _Expansion:
         """The plain graph."""
         runs, nodes = self._scope(self._graph.runs, self._graph.nodes)
         plain = self._graph.model_copy(update={"runs": runs, "nodes": nodes, "constants": self._constants, "edits": {}})
-        return Expanded(labelled(plain), self._origins)
+        return Expanded(labelled(plain), self._origins, self._users)
 
     def _scope(self, runs: tuple[Run, ...], nodes: tuple[Node, ...]) -> tuple[tuple[Run, ...], tuple[Node, ...]]:
         """The runs and nodes of a graph or sub-graph, with all edits in it in place."""
@@ -176,6 +178,8 @@ class _Expansion:
         prefix = f"{re.sub(r'[^A-Za-z0-9]', '_', one.name)[:20]}_{self._applied}"
         self._applied += 1
         names = self._constants_of(one.name, fragment) | self._arguments(one, fragment, prefix)
+        for ref in names.values():
+            self._users.setdefault(ref.id, Origin(one.name, "", invoke.id, None))
         carried: dict[str, frozenset[str]] = {}
         for node in inside(fragment.nodes):
             for own in (node.id, *(name for body in bodies_of(node) for name in body.binds - {STEP})):
@@ -212,9 +216,8 @@ class _Expansion:
                 hint = f" (did you mean '{near[0]}'?)" if near else ""
                 raise UnknownName(f"edit '{one.name}' has no argument '{name}'{hint}; it takes {takes}")
         given = {name: value for name, value in one.arguments.items() if value is not None}
-        missing = [
-            name for name, argument in fragment.arguments.items() if argument.default is None and name not in given
-        ]
+        needed = [name for name, argument in fragment.arguments.items() if argument.default is None]
+        missing = [name for name in needed if name not in given]
         if missing:
             raise BadArgument(f"edit '{one.name}' needs a value for its argument '{missing[0]}'; it takes {takes}")
         return {name: self._argument(one.name, name, value, prefix) for name, value in given.items()}

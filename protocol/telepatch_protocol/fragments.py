@@ -6,6 +6,7 @@ arguments are names like any other, and stand for something once it is applied.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -55,6 +56,10 @@ class Fragment(Frozen):
     def size(self) -> tuple[int, int]:
         """How many nodes it has at any depth, and about how many bytes these take."""
         return sum(1 for _ in inside(self.nodes)), sum(len(node.model_dump_json()) for node in self.nodes)
+
+    def to_json(self) -> str:
+        """The document as JSON text, defaults left out; `telepatch_protocol.wire.decode_edit` reads it back."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The document as JSON values, defaults left out."""

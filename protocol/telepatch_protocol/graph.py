@@ -320,8 +320,8 @@ class Options(Frozen):
 class Graph(Frozen):
     """The whole document.
 
-    `lines` maps node ids to ``file:line`` of the author's program, for error messages; `edits` are fragments by name, as
-    `telepatch_protocol.fragments.Fragment` has them.
+    `lines` maps node ids to ``file:line`` of the author's program, for error messages; `edits` are fragments by name,
+    as `telepatch_protocol.fragments.Fragment` has them.
     """
 
     protocol: tuple[int, int] = (PROTOCOL[0], 0)

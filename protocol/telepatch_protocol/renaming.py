@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.graph import Get, Map, Node, Repeat, Set, SubGraph
 from telepatch_protocol.refs import NAME, Ref

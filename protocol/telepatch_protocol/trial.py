@@ -12,7 +12,7 @@ from telepatch_protocol.errors import BadArgument, GraphError
 from telepatch_protocol.expanding import Expanded, expand
 from telepatch_protocol.fragments import Fragment, inside
 from telepatch_protocol.graph import Applied, Arg, Call, Get, Graph, Invoke, Module, Run, Set, place_in
-from telepatch_protocol.meta import UNKNOWN
+from telepatch_protocol.meta import UNKNOWN, Meta
 
 _NAME, _INPUT = "edit", "input"
 
@@ -21,7 +21,7 @@ def check_edit(
     fragment: Fragment,
     card: ModelCard,
     *,
-    results: Callable[[str, str], object] | None = None,
+    results: Callable[[str, str], Meta] | None = None,
     data: Mapping[str, Columns] | None = None,
 ) -> None:
     """Check an edit against a model, on an input of unknown length and with its defaults; other arguments may be any
@@ -50,7 +50,7 @@ def check_edit(
         raise _as_its_own(error, None, fragment) from None
     attachment = dict.fromkeys((*missing, *_inputs(card)), UNKNOWN)
     try:
-        check(expanded.graph, card, attachment=attachment, results=results, data=data)  # type: ignore[arg-type]
+        check(expanded.graph, card, attachment=attachment, results=results, data=data)
     except GraphError as error:
         raise _as_its_own(error, expanded, fragment) from None
 

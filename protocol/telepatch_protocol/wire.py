@@ -77,8 +77,8 @@ def decode_edit(data: bytes | str) -> Fragment:
     """
     if len(data) > MAX_BYTES:
         raise TooLarge(
-            f"the edit has {len(data):,} bytes; an edit has at most {MAX_BYTES:,}. Tensors in it are uploads, or results "
-            "of jobs"
+            f"the edit has {len(data):,} bytes; an edit has at most {MAX_BYTES:,}. Tensors in it are uploads, or "
+            "results of jobs"
         )
     return edit_from_dict(read_json(data))
 
