@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from telepatch import ops
+    from telepatch.choices import cond
     from telepatch.constants import tensor
+    from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
+    from telepatch.loops import repeat
+    from telepatch.maps import map
     from telepatch.model import Model
-    from telepatch.not_yet import cond, fit, grad, map, repeat
+    from telepatch.not_yet import fit
     from telepatch.outputs import Outputs
     from telepatch.tokens import Tokens
     from telepatch.trace import Trace, TraceWarning
@@ -60,7 +64,11 @@ _HOMES = {
     "constants": ("tensor",),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
-    "not_yet": ("cond", "fit", "grad", "map", "repeat"),
+    "not_yet": ("fit",),
+    "choices": ("cond",),
+    "gradients": ("grad",),
+    "loops": ("repeat",),
+    "maps": ("map",),
     "model": ("Model",),
     "outputs": ("Outputs",),
     "tokens": ("Tokens",),

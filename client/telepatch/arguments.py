@@ -39,6 +39,7 @@ def call_arguments(
         BadArgument: something that is no argument of any operation.
     """
     args = _gathered(op, args)
+    args, kwargs = _with_a_tensor(op, args, kwargs)
     kinds = [param.kind for param in op.params]
     placed = tuple(argument(builder, kinds[at] if at < len(kinds) else "", arg) for at, arg in enumerate(args))
     named = {
@@ -48,13 +49,29 @@ def call_arguments(
     return placed, named
 
 
+def _with_a_tensor(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Numbers that a sweep binds as tensors, where an operation needs one and is given none."""
+    from telepatch.bound import Bound
+
+    kinds: dict[object, str] = {at: param.kind for at, param in enumerate(op.params)}
+    kinds |= {param.name: param.kind for param in op.params}
+    given: dict[object, Any] = {
+        at: one for at, one in [*enumerate(args), *kwargs.items()] if kinds.get(at) in ("tensor", "operand")
+    }
+    numbers = [at for at, one in given.items() if isinstance(one, Bound) and one.plain_number]
+    alone = all(at in numbers or isinstance(plain(one), bool | int | float | None) for at, one in given.items())
+    lifted = {at: given[at].tensor() for at in numbers if kinds[at] == "tensor" or (alone and op.name != "full")}
+    named = {name: lifted.get(name, one) for name, one in kwargs.items()}
+    return tuple(lifted.get(at, one) for at, one in enumerate(args)), named
+
+
 def argument(builder: Builder, kind: str, value: Any) -> JsonValue:
     """One argument of a parameter of that kind."""
+    if kind == "index":
+        return list(index(builder, value))
     ref = reference(builder, value)
     if ref is not None:
         return ref
-    if kind == "index":
-        return list(index(builder, value))
     if kind == "dtype":
         return dtype_name(value)
     if kind == "tensors" and isinstance(value, list | tuple):
@@ -218,6 +235,13 @@ def _holds_values(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_holds_values(one) for one in value)
     return isinstance(value, Value)
+
+
+def holds_values(key: Any) -> bool:
+    """Whether an index holds values of the open trace."""
+    items = key if isinstance(key, tuple) else (key,)
+    flat = [part for one in items for part in ((one.start, one.stop, one.step) if isinstance(one, slice) else (one,))]
+    return any(_holds_values(one) for one in flat)
 
 
 def _mixed(value: Any) -> NoReturn:

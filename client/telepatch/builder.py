@@ -1,34 +1,47 @@
-"""A graph in the making: each line of the author's block becomes a node, checked at once."""
+"""A graph in the making: each line of the author's block becomes a node of the scope that is open, checked at once."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import JsonValue
 
-from telepatch.lines import Place, at_place, here
+from telepatch.attached import Attached
+from telepatch.blame import blaming
+from telepatch.lines import Place, here
+from telepatch.scope import Forward, Kind, Scope
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.check import Checker
-from telepatch_protocol.errors import BadArgument, CausalLoop, GraphError, TelepatchError, TraceError
-from telepatch_protocol.graph import Call, Get, Graph, Invoke, ModelRef, Module, Node, Options, Run, Set
+from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.graph import (
+    Call,
+    Get,
+    Graph,
+    Invoke,
+    ModelRef,
+    Module,
+    Node,
+    Options,
+    Reduction,
+    Run,
+    Set,
+)
+from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.refs import NAME
-from telepatch_protocol.tensors import Tensor
+from telepatch_protocol.sizes import Dim
 
 if TYPE_CHECKING:
+    from telepatch.blocks import Block
     from telepatch.lab import Lab
     from telepatch.outcome import Outcome
 
-RUN = "r0"
 
-
-class Builder:
-    """Collects runs, nodes, constants and saves of one trace; becomes a `Graph` when its block ends.
+class Builder(Attached):
+    """Collects runs, nodes, constants and saves of one job; becomes a `Graph` when its outermost block ends.
 
     Args:
         lab: the connection that will send it; None for graphs that are only exported.
@@ -37,102 +50,233 @@ class Builder:
     """
 
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options) -> None:
+        super().__init__(card)
         self.lab = lab
         self.card = card
         self.options = options
         self.job = new_job_id()
         self.opened: Place | None = None
+        self.block: Block | None = None
         self.outcome: Outcome | None = None
         self.failure: str | None = None
         self.finished = False
-        self.invokes: list[Invoke] = []
-        self.invoke: str | None = None
-        self.constants: dict[str, JsonValue] = {}
-        self.tensors: dict[str, Tensor] = {}
         self.saves: dict[str, str] = {}
         self.places: dict[str, Place] = {}
-        self.parents: dict[str, Builder] = {}
         self.edits: dict[str, Place | None] = {}
-        self._nodes: list[tuple[int, int, Node]] = []
-        self._slots = 0
-        self._unseen: tuple[str, ...] = ()
-        self._metas: dict[str, Meta] = {}
+        self.sizes: dict[str, Input] = {}
+        self.root = Scope("job")
+        self.scope = self.root
+        self.scopes = [self.root]
+        self.unseen: tuple[str, ...] = ()
+        self._counts: dict[str, int] = {}
         self._saved: dict[str, Meta] = {}
-        self.checker = Checker(card, results=self._result_meta)
-        self.checker.attachment = self._metas
 
     def slot(self) -> int:
         """A place in the document, for a read that is only made when its value is used."""
-        self._slots += 1
-        return self._slots
+        return self._next("slot")
 
-    def add(self, node: Node, slot: int | None = None) -> object:
+    # Nodes
+
+    def add(self, node: Node, slot: int | None = None, scope: Scope | None = None) -> object:
         """Take in a node; says what is known of its value.
+
+        Args:
+            node: the node.
+            slot: its place in the document; at the end if left out.
+            scope: what it belongs to; the innermost scope if left out.
 
         Raises:
             GraphError: the node cannot run; it names the author's line.
         """
-        place = here()
-        try:
-            found = self.checker.node(node)
-        except GraphError as error:
-            raise at_place(error, place, node.id) from None
-        self._nodes.append((self.slot() if slot is None else slot, len(self._nodes), node))
+        self.alive()
+        home, place = scope or self.scope, here()
+        found: object = UNKNOWN
+        if not home.closed:
+            with blaming(self, node.id), self.checker.at(home.level, backward=home.kind == "grad"):
+                found = self.checker.node(node)
+        home.take(node, self.slot() if slot is None else slot)
         if place is not None:
-            self.places[node.id] = place
+            self.places.setdefault(node.id, place)
+        if home.closed:
+            self._amend(home)
         return found
 
-    def call(self, op: str, args: tuple[JsonValue, ...], kwargs: Mapping[str, JsonValue]) -> tuple[str, object]:
+    def call(
+        self, op: str, args: tuple[JsonValue, ...], kwargs: Mapping[str, JsonValue], scope: Scope | None = None
+    ) -> tuple[str, object]:
         """Apply an operation; gives the new node's id and what is known of its value."""
-        node = Call(id=self._id(), op=op, args=args, kwargs=dict(kwargs))
-        return node.id, self.add(node)
+        node = Call(id=self.id(), op=op, args=args, kwargs=dict(kwargs))
+        return node.id, self.add(node, scope=scope)
 
     def module(self, path: str, args: tuple[JsonValue, ...], kwargs: Mapping[str, JsonValue]) -> tuple[str, object]:
         """Apply a module of the model."""
-        node = Module(id=self._id(), path=path, args=args, kwargs=dict(kwargs))
+        node = Module(id=self.id(), path=path, args=args, kwargs=dict(kwargs))
         return node.id, self.add(node)
 
     def get(
-        self, site: str, invoke: str | None, index: list[JsonValue] | None, call: int | None, slot: int
+        self,
+        site: str,
+        invoke: str | None,
+        index: list[JsonValue] | None,
+        call: int | None,
+        slot: int,
+        scope: Scope | None = None,
     ) -> tuple[str, object]:
         """Read a site."""
-        node = Get(id=self._id(), site=site, invoke=invoke, index=index, call=call)
-        return node.id, self.add(node, slot)
+        node = Get(id=self.id(), site=site, invoke=invoke, index=index, call=call)
+        return node.id, self.add(node, slot, scope)
 
     def set(
         self, site: str, invoke: str | None, index: list[JsonValue] | None, call: int | None, value: JsonValue
     ) -> None:
         """Write a site."""
-        self.add(Set(id=self._id(), site=site, invoke=invoke, index=index, call=call, value=value))
+        self.add(Set(id=self.id(), site=site, invoke=invoke, index=index, call=call, value=value))
 
-    def constant(self, value: JsonValue) -> str:
-        """Put a value where it is no part of the structure; gives the constant's id."""
-        name = f"c{len(self.constants)}"
-        try:
-            self.checker.constant(name, value)
-        except GraphError as error:
-            raise at_place(error, here()) from None
-        self.constants[name] = value
-        return name
+    def id(self) -> str:
+        """An id for a node."""
+        return f"n{self._next('n')}"
 
-    def attach(self, tensor: Tensor) -> str:
-        """Send an array along, once however often it is used; gives the id of a constant that stands for it."""
-        shown = f"{tensor.dtype} {tensor.array.shape}".encode()
-        digest = hashlib.sha256(shown + np.ascontiguousarray(tensor.array).tobytes()).hexdigest()[:32]
-        name = f"t{digest}"
-        self.tensors.setdefault(name, tensor)
-        self._metas[name] = tensor.meta
-        return self.constant({"tensor": name})
+    # Runs and scopes
+
+    def begin_run(self) -> Forward:
+        """Begin a run in the innermost scope."""
+        self.alive()
+        forward = Forward(f"r{self._next('r')}")
+        self.scope.forwards.append(forward)
+        self.scope.forward = forward
+        return forward
+
+    def end_run(self) -> None:
+        """End the run that is open in the innermost scope; its sites can still be read."""
+        self.scope.forward = self.scope.invoke = None
 
     def add_invoke(self, **form: Any) -> Invoke:
-        """One more input of the run."""
-        invoke = Invoke(id=f"x{len(self.invokes)}", **form)
-        self.checker.run(Run(id=RUN, invokes=(invoke,)))
-        self.invokes.append(invoke)
+        """One more input of the open run."""
+        assert self.scope.forward is not None
+        invoke = Invoke(id=f"x{self._next('x')}", **form)
+        self.checker.run(Run(id=self.scope.forward.id, invokes=(invoke,)))
+        self.sizes[invoke.id] = self.checker.inputs[invoke.id]
+        self.scope.forward.invokes.append(invoke)
         return invoke
+
+    def open(
+        self,
+        kind: Kind,
+        what: str,
+        make: Callable[[Scope], Node],
+        bound: Mapping[str, object] | None = None,
+        lead: tuple[Dim, ...] = (),
+        node: str | None = None,
+    ) -> Scope:
+        """Begin a sub-graph in which `bound` names stand for what is known of them.
+
+        Raises:
+            GraphError: it nests too deep, or stands where no sub-graph can.
+        """
+        self.alive()
+        if self.scope.kind == "grad":
+            raise TraceError(f"inside backward() gradients are read and written; a {what} goes before it or after it")
+        if kind != "grad":
+            self.checker.enter(bound or {})
+        level = len(self.checker.levels) - 1
+        self.scope = Scope(kind, node or self.id(), what, self.scope, level, here(), make, lead)
+        self.scopes.append(self.scope)
+        return self.scope
+
+    def close(self, scope: Scope) -> object:
+        """End the innermost sub-graph: its node is checked whole; says what is known of the node's values."""
+        assert scope.make is not None
+        with self.giving_up():
+            self.leave(scope)
+            return self.add(scope.make(scope))
+
+    def leave(self, scope: Scope) -> None:
+        """End the innermost sub-graph, whose node is made elsewhere."""
+        assert scope is self.scope
+        assert scope.parent is not None
+        if scope.kind == "grad":
+            self.checker.forget(node.id for node in scope.nodes())
+        else:
+            self.checker.leave()
+        self.scope, scope.closed = scope.parent, True
+        if scope.opened is not None:
+            self.places[scope.node] = scope.opened
+
+    @contextmanager
+    def giving_up(self) -> Iterator[None]:
+        """An error in here gives the whole job up, also where its author catches it."""
+        try:
+            yield
+        except BaseException as error:
+            self.give_up(error)
+            raise
+
+    def give_up(self, error: BaseException) -> None:
+        """Note why this job will never be sent."""
+        if self.failure is None:
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def _amend(self, scope: Scope) -> None:
+        """Check a sub-graph once more that holds or gives out more than it did when its block ended."""
+        parent = scope.parent
+        assert parent is not None
+        assert scope.make is not None
+        node = scope.make(scope)
+        parent.take(node, 0)
+        if parent.closed:
+            self._amend(parent)
+            return
+        with blaming(self, node.id), self.checker.at(parent.level):
+            self.checker.forget([node.id, *(one.id for one in scope.nodes() if scope.kind == "grad")])
+            self.checker.node(node)
+
+    # Values
+
+    def reach(self, scope: Scope, ref: str, *, top: bool = False) -> tuple[Scope, str]:
+        """A value of a scope as the open scopes know it: given out, stacked, of each sub-graph that is over.
+
+        Args:
+            scope: that made it.
+            ref: its reference there, without the dollar.
+            top: give it out as far as the document itself, of sub-graphs that are open too.
+
+        Raises:
+            GraphError: it cannot be given out.
+        """
+        while scope.parent is not None and (top or scope.closed):
+            ref, scope = self.give(scope, ref), scope.parent
+        return scope, ref
+
+    def give(self, scope: Scope, ref: str, how: Reduction = "stack", name: str | None = None) -> str:
+        """Give a value out of the sub-graph that made it; says what the scope around knows it by.
+
+        Raises:
+            GraphError: it cannot be given out, such as elements of different shapes stacked.
+        """
+        if scope.kind == "cond":
+            raise TraceError("a value of one branch exists only there; return it from both branches of the cond")
+        before = len(scope.out)
+        found = scope.give(ref, how, name)
+        if scope.closed and len(scope.out) > before:
+            self._amend(scope)
+        return found
+
+    def known_as(self, scope: Scope, ref: str) -> str | None:
+        """The reference by which the document knows a value, if it does."""
+        found: str | None = ref
+        while scope.parent is not None and found is not None:
+            found, scope = scope.given(found), scope.parent
+        return found
+
+    def outside(self, scope: Scope, meta: Meta) -> Meta:
+        """What the open scopes know of a value of a scope."""
+        while scope.closed and scope.parent is not None:
+            meta, scope = scope.outside(meta), scope.parent
+        return meta
 
     def save(self, refs: Mapping[str, str], name: str | None) -> None:
         """Have values sent back; `refs` has one output name and reference each, the name empty for a single value."""
+        self.alive()
         if name is not None and not (isinstance(name, str) and re.fullmatch(NAME, name)):
             raise BadArgument(f"a saved value is named by an identifier of at most 64 letters; found {name!r}")
         base = name or f"s{len(self.saves)}"
@@ -146,104 +290,44 @@ class Builder:
         """The name under which a reference is saved, if it is."""
         return next((name for name, saved in self.saves.items() if saved == ref), None)
 
+    def saved_meta(self, name: str) -> Meta:
+        """What is known of a saved value, its own symbols made different from everybody else's."""
+        known = self.outcome.meta(name) if self.outcome is not None else None
+        return known if known is not None else self._saved[name]
+
+    # The whole
+
+    def alive(self) -> None:
+        """Refuse to go on with a job of which a block was left by an error.
+
+        Raises:
+            TraceError: one was.
+        """
+        if self.failure is not None:
+            raise TraceError(f"this job was given up when a block of it was left by an error: {self.failure}")
+
     def build(self) -> Graph:
-        """The document as far as it has come."""
-        nodes = tuple(node for _, _, node in sorted(self._nodes, key=lambda entry: entry[:2]))
-        runs = (Run(id=RUN, invokes=tuple(self.invokes)),) if self.invokes else ()
+        """The document as far as it has come; a block that is still open is not in it yet."""
         return Graph(
             model=ModelRef(id=self.card.id, revision=self.card.revision),
-            runs=runs,
-            nodes=nodes,
+            runs=self.root.runs(),
+            nodes=self.root.nodes(),
             saves=self.saves,
             constants=self.constants,
             options=self.options,
             lines={node: place.short for node, place in self.places.items()},
         )
 
-    def finish(self) -> Graph:
-        """The whole document, checked as the gateway will check it.
-
-        Raises:
-            TelepatchError: it cannot run, or saves nothing.
-        """
-        self._no_lost_edit()
-        graph = self.build()
-        if not graph.saves:
-            raise self._nothing_saved()
-        try:
-            self._unseen = self.checker.finish(graph, graph.nodes).schedule.unseen
-        except GraphError as error:
-            error.detail = self._in_lines(error)
-            place = self.places.get(error.node or "")
-            if place is not None:
-                error.file, error.line = place.file, place.line
-            raise
+    def keep(self, saved: dict[str, Meta]) -> None:
+        """Let go of all that values do not need once the job is made: programs keep many of them."""
+        self._saved = saved
+        for scope in self.scopes:
+            scope.release()
+        self.scopes = [self.root]
+        self.block = None
         self.finished = True
-        self._release()
-        return graph
+        self.empty()
 
-    def warned(self) -> list[tuple[str, str]]:
-        """Nodes that are surely not meant as they are, with what to say of them."""
-        return [(node, "this write is seen by no read or save, so it has no effect") for node in self._unseen]
-
-    def handed_over(self) -> None:
-        """What was sent is no longer needed here."""
-        self.tensors = {}
-        self.parents = {}
-
-    def _release(self) -> None:
-        """Let go of all that values do not need once the block is over: programs keep many of them."""
-        self._saved = {name: foreign(self.checker.argument(ref), self.job) for name, ref in self.saves.items()}
-        self._nodes = []
-        self.checker = Checker(self.card)
-
-    def _in_lines(self, error: GraphError) -> str:
-        """What an error says, with the author's line beside each node."""
-        detail = re.sub(r"'(n\d+)'", lambda found: found[0] + self._line_of(found[1]), error.detail)
-        sites = (node.site for _, _, node in self._nodes if isinstance(node, Get) and node.id == error.parent)
-        if isinstance(error, CausalLoop) and any("*" in site for site in sites):
-            detail += "; to change each of several modules by its own value, write a loop over them"
-        return detail
-
-    def _line_of(self, node: str) -> str:
-        place = self.places.get(node)
-        return "" if place is None else f" ({place.short})"
-
-    def _nothing_saved(self) -> TelepatchError:
-        error = TraceError("this trace saves nothing, so running it would have no result; call .save() on a value")
-        return at_place(error, self.opened)
-
-    def _no_lost_edit(self) -> None:
-        """An in-place operation on a slice that was not put back where it came from has written nothing."""
-        for spelling, place in self.edits.items():
-            error = TraceError(f"this changed a copy and writes nothing; to write, say {spelling} on the site itself")
-            raise at_place(error, place)
-
-    def _id(self) -> str:
-        return f"n{len(self._nodes)}"
-
-    def _result_meta(self, job: str, name: str) -> Meta:
-        parent = self.parents.get(job)
-        return UNKNOWN if parent is None else parent.saved_meta(name)
-
-    def saved_meta(self, name: str) -> Meta:
-        """What is known of a saved value, its own symbols made different from everybody else's."""
-        known = self.outcome.meta(name) if self.outcome is not None else None
-        if known is not None:
-            return known
-        return self._saved[name]
-
-
-def foreign(found: object, job: str) -> Meta:
-    """What another job knows of a value, its symbols renamed so that they meet none of this job's."""
-    from telepatch_protocol.sizes import Size
-
-    if not isinstance(found, Meta) or found.shape is None:
-        return found if isinstance(found, Meta) else UNKNOWN
-    renamed = tuple(
-        Size(tuple((f"{name} of job {job[-6:]}", factor) for name, factor in dim.terms), dim.offset)
-        if isinstance(dim, Size)
-        else dim
-        for dim in found.shape
-    )
-    return Meta(renamed, found.dtype)
+    def _next(self, kind: str) -> int:
+        self._counts[kind] = self._counts.get(kind, -1) + 1
+        return self._counts[kind]

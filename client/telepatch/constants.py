@@ -36,7 +36,7 @@ def tensor(data: Any, *, dtype: Any = None) -> Value:
     if builder is None:
         raise TraceError("telepatch.tensor belongs inside the block of a trace; outside, use numpy's own arrays")
     sent = arguments.tensor_of(_array(data), arguments.dtype_name(dtype))
-    return Value(builder, builder.attach(sent), sent.meta)
+    return Value(builder, builder.attach(sent), sent.meta, builder.root)
 
 
 def _array(data: Any) -> np.ndarray[Any, Any]:

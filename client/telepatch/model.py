@@ -10,6 +10,8 @@ from telepatch import arguments
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.session import Session
+from telepatch.sweeps import PROMPT, Each, Sweep
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
@@ -75,6 +77,72 @@ class Model(ModuleView):
         """
         form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
         return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+
+    @points_home
+    def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
+        """A block in which several traces, sweeps and gradients become one job.
+
+        Values flow from one trace to another without being saved. Everything is sent when the block ends.
+
+        Args:
+            exact, isolate, aligned: as for `trace`, for the whole job.
+
+        Example:
+            >>> with model.session():
+            ...     with model.trace("Paris is the capital of"):
+            ...         clean = model.blocks[2].output[:, -1]
+            ...     with model.trace("Rome is the capital of"):
+            ...         model.blocks[2].output[:, -1] = clean
+            ...         logits = model.lm_head.output[:, -1].save()
+        """
+        return Session(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned))
+
+    @points_home
+    def sweep(self, **names: Any) -> Sweep:
+        """A block that runs for every combination of the elements of several lists.
+
+        Args:
+            names: what each name goes over: a range, a list of numbers, texts or token ids, an array, or the first axis
+                of a value. Inside the block ``v.name`` is one element: as an index, in arithmetic, as an input, and
+                where it is a number also in a path, ``model.blocks[v.layer]``.
+
+        Returns:
+            A context manager. What is saved inside, or used after the block, has one axis per name in front.
+
+        Raises:
+            BadArgument: an empty list, or something that has no elements.
+
+        Example:
+            >>> with model.sweep(layer=range(4), scale=[0.0, 0.5]) as v, model.trace("Hello"):
+            ...     model.blocks[v.layer].output *= v.scale
+            ...     logits = model.lm_head.output[:, -1].save()  # (4, 2, 1, vocabulary)
+        """
+        return Sweep(self._lab, self.card, Options(), names)
+
+    @points_home
+    def each(self, inputs: Any = None, /, **columns: Any) -> Each:
+        """A block that runs for every row of one or several lists, such as inputs of any lengths.
+
+        Args:
+            inputs: texts, or lists of token ids: the block then reads and writes the model for each of them.
+            columns: lists of the same length by name; ``row.name`` is one element. An input among them is run with
+                ``model.trace(row.name)`` inside.
+
+        Returns:
+            A context manager. What is saved inside, or used after the block, has an axis for the rows in front;
+            ``row.mean(x)`` and its like make one value of all rows'.
+
+        Raises:
+            ShapeError: lists of different lengths.
+
+        Example:
+            >>> with model.each(["one text", "a second, longer text"]) as row:
+            ...     mean = row.mean(model.blocks[2].output[:, -1]).save()
+        """
+        if inputs is not None and PROMPT in columns:
+            raise BadArgument(f"inputs are given once: without a name, or as {PROMPT}= with model.trace(row.{PROMPT})")
+        given = columns if inputs is None else {PROMPT: inputs, **columns}
+        return Each(self._lab, self.card, Options(), given, runs=inputs is not None)
 
     @points_home
     def tokenize(self, text: str | list[str], *, special: bool = True) -> Any:
@@ -152,9 +220,6 @@ class Model(ModuleView):
 
 _LATER = {
     "generate": "generation",
-    "session": "sessions",
-    "sweep": "sweeps",
-    "each": "maps over prompts",
     "fit": "training",
     "edit": "named edits",
     "scan": "scanning",

@@ -14,6 +14,7 @@ from telepatch.outputs import made
 from telepatch.places import Spot
 from telepatch.site import Address, SiteValue, dotted, same_model, spelled_path, with_constants
 from telepatch.structure import Structure
+from telepatch.swept import swept
 from telepatch.values import Value
 from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError, UnknownSite
 
@@ -108,7 +109,7 @@ class ModuleView:
         same_model(builder, self._spot.card, spelled_path(self._spot.path))
         placed = tuple(arguments.argument(builder, "operand", one) for one in args)
         named = {name: arguments.argument(builder, "operand", one) for name, one in kwargs.items()}
-        node, found = builder.module(with_constants(self._spot.path, builder), placed, named)
+        node, found = builder.module(with_constants(self._spot.path, builder, builder.scope), placed, named)
         value: Value = made(builder, node, found)
         return value
 
@@ -141,9 +142,11 @@ class ModuleView:
             raise self._missing(name)
 
     @points_home
-    def __getitem__(self, key: int | slice | str) -> Any:
+    def __getitem__(self, key: int | slice | str | Value) -> Any:
         if isinstance(key, str):
             return self._descend(key)
+        if isinstance(key, Value):
+            return ModuleView(swept(self._spot, key))
         key = arguments.plain(key)
         items = self._spot.items()
         if isinstance(key, slice):

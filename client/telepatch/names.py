@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from telepatch.lines import placed
-from telepatch_protocol.errors import TelepatchError, UnknownOperation, UnknownSite
+from telepatch_protocol.errors import TelepatchError, UnknownName, UnknownOperation, UnknownSite
 
 
 class UnknownSiteName(UnknownSite, AttributeError):
@@ -24,6 +24,15 @@ class UnknownOperationName(UnknownOperation, AttributeError):
         return UnknownOperation.code()
 
 
+class UnknownBoundName(UnknownName, AttributeError):
+    """An attribute of a block that it does not bind; `hasattr` sees that it is missing."""
+
+    @classmethod
+    def code(cls) -> str:
+        """As its base on the wire."""
+        return UnknownName.code()
+
+
 def missing_site(detail: str) -> TelepatchError:
     """The error for a mistyped path, at the author's line."""
     return placed(UnknownSiteName(detail))
@@ -32,3 +41,8 @@ def missing_site(detail: str) -> TelepatchError:
 def missing_operation(detail: str) -> TelepatchError:
     """The error for a mistyped method, at the author's line."""
     return placed(UnknownOperationName(detail))
+
+
+def missing_name(detail: str) -> TelepatchError:
+    """The error for a name that a block does not bind, at the author's line."""
+    return placed(UnknownBoundName(detail))

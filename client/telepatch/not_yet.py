@@ -21,8 +21,4 @@ def _refusing(name: str, what: str, instead: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-grad = _refusing("grad", "gradients of a value with respect to others", "patching and ablation need none")
-map = _refusing("map", "a part of a trace once per element", "write a loop of traces: they run together")
-repeat = _refusing("repeat", "a part of a trace several times", "write the steps one after the other")
-cond = _refusing("cond", "a choice between two parts of a trace", "choose between values with telepatch.where")
 fit = _refusing("fit", "training inside the service", "save what you need and train on it yourself")

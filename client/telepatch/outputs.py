@@ -26,8 +26,11 @@ class Length(Value):
     def _own_ref(self) -> str:
         if self._ref is None:
             assert self._builder is not None
-            node, found = self._builder.call("size", (self._source.reference_in(self._builder), self._axis), {})
-            self._ref = node
+            scope = self._source._scope
+            here = scope if scope is not None and not scope.closed else self._builder.scope
+            ref = self._source.reference_in(self._builder)
+            self._ref, found = self._builder.call("size", (ref, self._axis), {}, here)
+            self._scope = here
             self._meta = found if isinstance(found, Meta) else self._meta
         return self._ref
 
@@ -72,7 +75,7 @@ class Outputs:
         first = next(iter(self._values.values()))
         if builder is None or builder is not first._builder:
             raise TraceError("save() belongs inside the block of its own trace")
-        builder.save({output: f"${value._own_ref()}" for output, value in self._values.items()}, name)
+        builder.save({output: value._top_ref() for output, value in self._values.items()}, name)
         return self
 
     def __repr__(self) -> str:

@@ -65,7 +65,7 @@ class Spot:
         alias = self.alias_children().get(name)
         if alias is None:
             return None
-        return Spot(self.card, alias, native(self.card, dotted(alias)))
+        return Spot(self.card, refilled(alias, self.path), native(self.card, dotted(alias)))
 
     def starred(self) -> Spot:
         """All modules of a list."""
@@ -98,6 +98,13 @@ def _stars(pattern: str, path: str) -> list[str] | None:
         elif key != segment:
             return None
     return found
+
+
+def refilled(path: tuple[Segment, ...], before: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """A path in standard names with the numbers that stood in the path from which it was reached: those of a sweep
+    stay those of the sweep."""
+    numbers = iter([one for one in before if isinstance(one, int)])
+    return tuple(next(numbers, one) if isinstance(one, int) else one for one in path)
 
 
 def _filled(alias: str, stars: list[str]) -> tuple[Segment, ...]:

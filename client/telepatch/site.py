@@ -8,7 +8,9 @@ from typing import Any
 from telepatch import arguments, operations
 from telepatch.builder import Builder
 from telepatch.current import open_builder
+from telepatch.hole import Hole
 from telepatch.lines import points_home
+from telepatch.scope import Scope
 from telepatch.values import Value
 from telepatch_protocol import sites
 from telepatch_protocol.axes import dim_of
@@ -18,7 +20,7 @@ from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
 
 Segment = str | int
-"""A part of a path; integers become constants."""
+"""A part of a path; integers become constants, or are a `Hole`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,17 @@ class Address:
     port: str
     leaf: str | None = None
     call: int | None = None
+    backward: bool = False
 
     @property
     def site(self) -> sites.Site:
         """With all numbers in place."""
         return sites.Site(dotted(self.path), self.port, self.leaf)
 
-    def on_wire(self, builder: Builder) -> str:
-        """With every number of the path as a constant."""
-        return str(sites.Site(with_constants(self.path, builder), self.port, self.leaf))
+    def on_wire(self, builder: Builder, scope: Scope) -> str:
+        """With every number of the path as a constant, or the name that a sweep binds to it."""
+        leaf = ".".join(filter(None, (self.leaf, "grad"))) if self.backward else self.leaf
+        return str(sites.Site(with_constants(self.path, builder, scope), self.port, leaf))
 
     def find(self) -> tuple[sites.Found, ...]:
         """Where it lies on the card.
@@ -50,7 +54,8 @@ class Address:
 
     def spelled(self) -> str:
         """As Python has it, from the model on."""
-        return spelled_path(self.path) + f".{self.port}" + (f"[{self.leaf!r}]" if self.leaf else "")
+        leaf = f"[{self.leaf!r}]" if self.leaf else ""
+        return spelled_path(self.path) + f".{self.port}{leaf}" + (".grad" if self.backward else "")
 
 
 def dotted(path: tuple[Segment, ...]) -> str:
@@ -58,16 +63,23 @@ def dotted(path: tuple[Segment, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def with_constants(path: tuple[Segment, ...], builder: Builder) -> str:
-    """A path with dots and every number as a constant."""
-    return ".".join(f"{{{builder.constant(one)}}}" if isinstance(one, int) else one for one in path)
+def with_constants(path: tuple[Segment, ...], builder: Builder, scope: Scope) -> str:
+    """A path with dots, as `scope` spells it: every number as a constant, or the name that a sweep binds to it."""
+    return ".".join(_segment(one, builder, scope) for one in path)
+
+
+def _segment(one: Segment, builder: Builder, scope: Scope) -> str:
+    if isinstance(one, Hole):
+        return f"{{{one.name_in(scope)}}}"
+    return f"{{{builder.constant(one)}}}" if isinstance(one, int) else one
 
 
 def spelled_path(path: tuple[Segment, ...]) -> str:
     """A path as Python has it."""
     text = "model"
     for segment in path:
-        text += f"[{segment}]" if isinstance(segment, int) else "[:]" if segment == "*" else f".{segment}"
+        shown = segment.spelled if isinstance(segment, Hole) else segment
+        text += f"[{shown}]" if isinstance(segment, int) else "[:]" if segment == "*" else f".{segment}"
     return text
 
 
@@ -78,12 +90,16 @@ class SiteValue(Value):
     when the name is bound, or after the last write through that name.
     """
 
-    def __init__(self, address: Address, builder: Builder | None) -> None:
+    def __init__(self, address: Address, builder: Builder | None, at: SiteValue | None = None) -> None:
         super().__init__(builder, None, Meta(None, None))
         if builder is not None:
             same_model(builder, address.card, address.spelled())
         self._address = address
-        self._invoke = None if builder is None or address.port == "param" else _invoke_of(builder, address)
+        self._invoke: str | None = None
+        if at is not None:
+            self._invoke = at._invoke
+        elif builder is not None and address.port != "param":
+            self._invoke, self._scope = _invoke_of(builder, address)
         self._slot = 0 if builder is None else builder.slot()
         self._saved: str | None = None
         self._found = address.find()
@@ -112,11 +128,13 @@ class SiteValue(Value):
         if not self._is_here():
             return Value.__getitem__(self, key)
         self._no_tuple_item(key)
-        builder = self._home()
+        builder, scope = self._home(), self._own_scope()
+        if builder.scope is not scope and (scope.closed or arguments.holds_values(key)):
+            return Value.__getitem__(self, key)
         index = arguments.index(builder, key)
-        site = self._address.on_wire(builder)
-        node, found = builder.get(site, self._invoke, index, self._address.call, self._slot)
-        part: Value = _read(builder, node, found)
+        site = self._address.on_wire(builder, scope)
+        node, found = builder.get(site, self._invoke, index, self._address.call, self._slot, scope)
+        part: Value = _read(builder, node, found, scope)
         part._origin = (self, key)
         return part
 
@@ -124,8 +142,8 @@ class SiteValue(Value):
     def __setitem__(self, key: Any, value: Any) -> None:
         bound = self._bound()
         bound._no_tuple_item(key)
-        builder = bound._home()
-        bound._write(arguments.index(builder, key), value)
+        bound._may_write()
+        bound._write(arguments.index(bound._home(), key), value)
 
     def write(self, value: Any) -> None:
         """Replace the whole value; a site assigned to itself is left as it is."""
@@ -134,11 +152,13 @@ class SiteValue(Value):
         self._write(None, value)
 
     def _write(self, index: list[Any] | None, value: Any) -> None:
+        self._may_write()
         builder = self._home()
         written = arguments.written(builder, value)
         if isinstance(value, Value) and value._edit is not None:
             builder.edits.pop(value._edit, None)
-        builder.set(self._address.on_wire(builder), self._invoke, index, self._address.call, written)
+        site = self._address.on_wire(builder, self._own_scope())
+        builder.set(site, self._invoke, index, self._address.call, written)
         self._slot = builder.slot()
         self._ref = None
 
@@ -153,12 +173,38 @@ class SiteValue(Value):
 
     def _own_ref(self) -> str:
         if self._ref is None:
-            builder = self._home()
-            site = self._address.on_wire(builder)
-            node, found = builder.get(site, self._invoke, None, self._address.call, self._slot)
-            self._ref = node
-            self._meta = found if isinstance(found, Meta) else self._meta
+            builder, scope, meta = self._home(), self._own_scope(), self._site_meta()
+            site = self._address.on_wire(builder, scope)
+            self._ref, found = builder.get(site, self._invoke, None, self._address.call, self._slot, scope)
+            self._meta = found if isinstance(found, Meta) and found.shape is not None else meta
         return self._ref
+
+    def _may_write(self) -> None:
+        """Refuse a write from where the site's input does not run.
+
+        Raises:
+            TraceError: from inside a sub-graph, or after the site's trace.
+        """
+        builder, scope = self._home(), self._own_scope()
+        if scope.closed:
+            raise TraceError(f"{self._spelled()} belongs to a {scope.what} that is over, and can only be read")
+        if builder.scope is not scope and builder.scope.kind in ("cond", "grad"):
+            hint = "write telepatch.where(condition, new, old)" if builder.scope.kind == "cond" else "write before it"
+            raise TraceError(f"a {builder.scope.what} writes to no input; {hint}")
+        if builder.scope is not scope:
+            raise TraceError(
+                f"{self._spelled()} is of an input outside this {builder.scope.what}, and inside it can only be read; "
+                f"to write, run the input in here: with model.trace(...) inside the {builder.scope.what}"
+            )
+        own = [one.id for one in scope.forward.invokes] if scope.forward is not None else []
+        if self._invoke is not None and not self._address.backward and self._invoke not in own:
+            raise TraceError(
+                f"{self._spelled()} belongs to another trace; name the site again in this one to write to it"
+            )
+
+    def _own_scope(self) -> Scope:
+        assert self._scope is not None
+        return self._scope
 
     def _home(self) -> Builder:
         assert self._builder is not None
@@ -190,11 +236,12 @@ class SiteValue(Value):
     def _name(self) -> str | None:
         if self._builder is None or self._saved is None:
             return Value._name(self)
-        return self._builder.name_of(f"${self._saved}")
+        known = self._builder.known_as(self._own_scope(), self._saved)
+        return None if known is None else self._builder.name_of(f"${known}")
 
     def _known_meta(self) -> Meta:
         if self._is_here() and self._ref is None:
-            return self._site_meta()
+            return self._home().outside(self._own_scope(), self._site_meta())
         if self._builder is None:
             leaf = self._found[0].leaf
             return Meta(tuple(axis if isinstance(axis, int) else 0 for axis in leaf.axes), leaf.dtype)
@@ -204,7 +251,7 @@ class SiteValue(Value):
         """What is known of it, without a node for it."""
         builder = self._home()
         leaf = self._found[0].leaf
-        size = builder.checker.inputs.get(self._invoke or "", Input(0, 0))
+        size = builder.sizes.get(self._invoke or "", Input(0, 0))
         dims = tuple(dim_of(axis, size.rows, size.length) for axis in leaf.axes)
         return Meta((len(self._found), *dims) if self._address.site.starred else dims, leaf.dtype)
 
@@ -232,9 +279,9 @@ class SiteValue(Value):
         return f"<site {self._address.site} of {self._invoke or 'the model'}: {self._known_meta()}{where}>"
 
 
-def _read(builder: Builder, node: str, found: object) -> Value:
+def _read(builder: Builder, node: str, found: object, scope: Scope) -> Value:
     """The value of a read."""
-    return Value(builder, node, found if isinstance(found, Meta) else Meta(None, None))
+    return Value(builder, node, found if isinstance(found, Meta) else Meta(None, None), scope)
 
 
 def same_model(builder: Builder, card: ModelCard, what: str) -> None:
@@ -250,10 +297,13 @@ def same_model(builder: Builder, card: ModelCard, what: str) -> None:
         )
 
 
-def _invoke_of(builder: Builder, address: Address) -> str:
-    if builder.invoke is None:
-        raise TraceError(
-            f"{address.spelled()} is read and written for an input: give model.trace(prompt) one, "
-            "or open one with 'with t.invoke(prompt):'"
-        )
-    return builder.invoke
+def _invoke_of(builder: Builder, address: Address) -> tuple[str, Scope]:
+    """The input whose sites are named now, and the scope in which it runs."""
+    for scope in builder.scope.around():
+        if scope.invoke is not None:
+            return scope.invoke, scope
+    inside = "" if builder.scope.parent is None else f" inside the {builder.scope.what}"
+    raise TraceError(
+        f"{address.spelled()} is read and written for an input: give model.trace(prompt) one{inside}, "
+        "or open one with 'with t.invoke(prompt):'"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,49 +9,33 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch import arguments
+from telepatch.blocks import Block, TraceWarning
 from telepatch.builder import Builder
-from telepatch.current import open_builder, set_open
-from telepatch.lines import here, placed, points_home, trim
-from telepatch_protocol import tensors
+from telepatch.current import open_builder
+from telepatch.lines import points_home
+from telepatch.scope import Forward
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
-from telepatch_protocol.graph import Graph, Options
+from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.graph import Options
+
+__all__ = ["Invocation", "Trace", "TraceWarning", "one_form"]
 
 if TYPE_CHECKING:
     from telepatch.lab import Lab
 
 
-class TraceWarning(UserWarning):
-    """Something in a trace that is allowed, and surely not meant."""
-
-
-class Trace:
+class Trace(Block):
     """One job in the making: ``with model.trace("..."):`` or, for several inputs, ``with t.invoke("..."):`` inside.
 
     The body runs at once, over values that are not there yet. When the block ends the graph is checked and handed over;
-    nothing waits. A block left by an exception sends nothing. ``async with`` works too.
+    nothing waits. A block left by an exception sends nothing. ``async with`` works too. Inside a session, a sweep or
+    their like a trace is one run of that job.
     """
 
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options, form: dict[str, Any]) -> None:
-        self._builder = Builder(lab, card, options)
+        super().__init__(lab, card, options)
         self._form = form
-        self._graph: Graph | None = None
-        self._tensors = self._builder.tensors
-
-    @property
-    def job(self) -> str:
-        """Id of the job that this trace becomes."""
-        return self._builder.job
-
-    @property
-    def graph(self) -> Graph:
-        """The graph: as far as it has come inside the block, whole after it; its ``to_json()`` can be sent by hand."""
-        return self._graph or self._builder.build()
-
-    @property
-    def attachment(self) -> bytes:
-        """The tensors that go with the graph, as safetensors; empty where there are none."""
-        return tensors.encode(self._tensors) if self._tensors else b""
+        self._forward: Forward | None = None
 
     @points_home
     def invoke(
@@ -67,114 +50,61 @@ class Trace:
         Raises:
             BadArgument: not exactly one input, or none of these forms.
         """
-        return Invocation(self._builder, one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs))
+        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        return Invocation(self._builder, form, self._forward)
 
-    @points_home
-    def __enter__(self) -> Trace:
-        other = open_builder()
-        builder = self._builder
-        if other is not None:
-            raise TraceError(
-                f"a trace is open already, since {other.opened}; for several inputs use 'with t.invoke(...)' "
-                "inside one trace, for several jobs end one block before the next begins"
+    def _fits(self, other: Builder) -> TraceError | None:
+        scope = other.scope
+        if scope.kind == "cond" or scope.kind == "grad":
+            return TraceError(f"a {scope.what} runs no forward; open the trace before it")
+        if scope.forward is None:
+            return None
+        if scope.what == "each":
+            return TraceError(
+                "each(inputs) runs every input itself; to run them in traces, give them a name: each(prompt=inputs)"
             )
-        if builder.opened is not None:
-            raise TraceError("this trace was used before; each block needs a new model.trace(...)")
-        builder.opened = here()
-        set_open(builder)
-        try:
-            if self._form:
-                Invocation(builder, self._form).__enter__()
-        except BaseException as error:
-            self._abandon(error)
-            raise
-        return self
+        return TraceError(
+            f"a trace is open already, since {other.opened}; for several inputs use 'with t.invoke(...)' inside one "
+            "trace, for several jobs end one block before the next begins, for several runs as one job put both into "
+            "'with model.session():'"
+        )
 
-    @points_home
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        graph = self._finish()
-        if self._builder.lab is not None:
-            self._builder.outcome = self._builder.lab.submit(self._builder, graph)
-            self._builder.handed_over()
+    def _begin(self) -> None:
+        self._forward = self._builder.begin_run()
+        if self._form:
+            Invocation(self._builder, self._form, self._forward).__enter__()
 
-    async def __aenter__(self) -> Trace:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        graph = self._finish()
-        if self._builder.lab is not None:
-            self._builder.outcome = await self._builder.lab.submit_soon(self._builder, graph)
-            self._builder.handed_over()
-
-    def __repr__(self) -> str:
-        builder = self._builder
-        state = "open" if builder is open_builder() else "failed" if builder.failure else "submitted"
-        state = state if builder.opened is not None else "new"
-        return f"<trace of {builder.card.id}, job {self.job}: {state}, saves {', '.join(builder.saves) or 'nothing'}>"
-
-    def _abandon(self, error: BaseException) -> None:
-        set_open(None)
-        self._builder.failure = f"{type(error).__name__}: {error}"
-        if isinstance(error, TelepatchError):
-            placed(error)
-            trim(error.__traceback__)
-
-    def _finish(self) -> Graph:
-        set_open(None)
-        try:
-            self._graph = graph = self._builder.finish()
-            self._warn()
-        except TelepatchError as error:
-            self._builder.failure = f"{type(error).__name__}: {error}"
-            raise placed(error, self._builder.opened) from None
-        except TraceWarning as warning:  # for those who have warnings raised
-            self._builder.failure = str(warning)
-            raise
-        return graph
-
-    def _warn(self) -> None:
-        for node, message in self._builder.warned():
-            place = self._builder.places.get(node, self._builder.opened)
-            if place is not None:
-                warnings.warn_explicit(message, TraceWarning, place.file, place.line)
+    def _end(self) -> None:
+        self._builder.end_run()
 
 
 class Invocation:
     """The part of a trace that belongs to one input: sites inside it are those of its rows."""
 
-    def __init__(self, builder: Builder, form: dict[str, Any]) -> None:
+    def __init__(self, builder: Builder, form: dict[str, Any], forward: Forward | None) -> None:
         self._builder = builder
         self._form = form
+        self._forward = forward
         self._before: str | None = None
         self.id: str | None = None
 
     @points_home
     def __enter__(self) -> Invocation:
         builder = self._builder
-        if builder is not open_builder():
+        if builder is not open_builder() or self._forward is None or builder.scope.forward is not self._forward:
             raise TraceError("an invoke belongs inside the block of its own trace")
         if not self._form:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
-        self._before = builder.invoke
+        self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
         self.id = builder.add_invoke(**{name: _as_constant(builder, name, value)}).id
-        builder.invoke = self.id
+        builder.scope.invoke = self.id
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._builder.invoke = self._before
+        self._builder.scope.invoke = self._before
 
     async def __aenter__(self) -> Invocation:
         return self.__enter__()
@@ -208,7 +138,9 @@ def _guessed(prompt: Any) -> str:
         return "text"
     if isinstance(prompt, dict):
         return "inputs"
-    if isinstance(prompt, Value | np.ndarray) or isinstance(arguments.plain(prompt), np.ndarray):
+    if isinstance(prompt, Value):
+        return prompt.form
+    if isinstance(prompt, np.ndarray) or isinstance(arguments.plain(prompt), np.ndarray):
         return "ids"
     if isinstance(prompt, list | tuple | range) and len(prompt):
         first = prompt[0]

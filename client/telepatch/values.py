@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from telepatch import arguments, inplace, numpy_names, operations, torch_names
 from telepatch.current import open_builder
+from telepatch.differentiable import Differentiable
 from telepatch.lines import Place, here, placed, points_home, user_frame
 from telepatch.looking import looked, shown_key
 from telepatch.names import missing_operation
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
     from telepatch.builder import Builder
     from telepatch.outcome import Outcome
+    from telepatch.scope import Scope
 
 Array = np.ndarray[Any, Any]
 
 
-class Value(Numbers, Pieces):
+class Value(Numbers, Pieces, Differentiable):
     """A tensor somewhere else.
 
     Inside its trace it is a node: operators, indexing, numpy's functions and the operations of `telepatch.ops` make
@@ -50,10 +52,16 @@ class Value(Numbers, Pieces):
     _edit: str | None = None
     _origin: tuple[Value, Any] | None = None
 
-    def __init__(self, builder: Builder | None, ref: str | None, meta: Meta) -> None:
+    form: Literal["text", "ids"] = "ids"
+    """What it is as the input of a model."""
+    plain_number = False
+    """Whether the service knows it as a number, not as a tensor."""
+
+    def __init__(self, builder: Builder | None, ref: str | None, meta: Meta, scope: Scope | None = None) -> None:
         self._builder = builder
         self._ref = ref
         self._meta = meta
+        self._scope = scope if scope is not None or builder is None else builder.scope
         self._place: Place | None = here()
 
     # What it is
@@ -137,9 +145,9 @@ class Value(Numbers, Pieces):
         builder = open_builder()
         if builder is None:
             raise TraceError("save() belongs inside the block of a trace; this one is over")
-        ref = self.reference_in(builder)
         if builder is not self._builder:
-            return Value(builder, ref[1:], self._known_meta()).save(name)
+            return Value(builder, self.reference_in(builder)[1:], self._known_meta(), builder.root).save(name)
+        ref = self._top_ref()
         if name is not None or builder.name_of(ref) is None:
             builder.save({"": ref}, name)
         return self
@@ -178,7 +186,9 @@ class Value(Numbers, Pieces):
         builder = self._tracing()
         if builder is None:
             return self.numpy().copy()
-        return Value(builder, self.reference_in(builder)[1:], self._known_meta())
+        ref = self.reference_in(builder)[1:]
+        found = self._scope if builder is self._builder and self._scope and not self._scope.closed else None
+        return Value(builder, ref, self._known_meta(), found)
 
     @points_home
     def __getitem__(self, key: Any) -> Any:
@@ -242,14 +252,22 @@ class Value(Numbers, Pieces):
             NotSaved: it belongs to another trace, which did not save it.
         """
         if builder is self._builder:
-            return f"${self._own_ref()}"
+            assert self._scope is not None
+            return f"${builder.reach(self._scope, self._own_ref())[1]}"
         if self._builder is not None and builder.lab is not self._builder.lab:
             return f"${builder.attach(arguments.tensor_of(self.numpy(), self.dtype))}"
         return f"${self._adopted(builder)._own_ref()}"
 
     def _own_ref(self) -> str:
+        """The reference that stands for it where it was made."""
         assert self._ref is not None
         return self._ref
+
+    def _top_ref(self) -> str:
+        """The reference by which the document itself knows it."""
+        assert self._builder is not None
+        assert self._scope is not None
+        return f"${self._builder.reach(self._scope, self._own_ref(), top=True)[1]}"
 
     def _adopted(self, builder: Builder, index: list[Any] | None = None) -> Value:
         """This saved value of another job, or a part of it, as a constant of `builder`."""
@@ -259,7 +277,7 @@ class Value(Numbers, Pieces):
         constant: dict[str, Any] = {"result": self._builder.job, "name": name}
         ref = builder.constant(constant | ({"index": index} if index is not None else {}))
         found = builder.checker.values[ref]
-        return Value(builder, ref, found if isinstance(found, Meta) else Meta(None, None))
+        return Value(builder, ref, found if isinstance(found, Meta) else Meta(None, None), builder.root)
 
     def _tracing(self) -> Builder | None:
         """The open trace in which an operation on this value is a node; None where it works on the numbers."""
@@ -269,7 +287,10 @@ class Value(Numbers, Pieces):
         return builder if builder is self._builder or builder.lab is self._builder.lab else None
 
     def _name(self) -> str | None:
-        return None if self._builder is None or self._ref is None else self._builder.name_of(f"${self._ref}")
+        if self._builder is None or self._ref is None or self._scope is None:
+            return None
+        known = self._builder.known_as(self._scope, self._ref)
+        return None if known is None else self._builder.name_of(f"${known}")
 
     def _saved_name(self) -> str:
         """The name it was saved under.
@@ -302,7 +323,9 @@ class Value(Numbers, Pieces):
     def _known_meta(self) -> Meta:
         builder, name = self._builder, self._name()
         found = builder.outcome.meta(name) if builder is not None and builder.outcome is not None and name else None
-        return found or self._meta
+        if found is not None or builder is None or self._scope is None:
+            return found or self._meta
+        return builder.outside(self._scope, self._meta)
 
     def _dims(self) -> tuple[Dim, ...]:
         dims = self._known_meta().shape

@@ -14,7 +14,7 @@ from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, Shape
 from telepatch_protocol.graph import Cond, Get, Grad, Map, Module, Repeat, Set, SubGraph
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import Part, reduced
-from telepatch_protocol.sizes import Dim, Size, product
+from telepatch_protocol.sizes import Dim, Size, least, product
 from telepatch_protocol.spans import Group, Span, groups, span_of
 from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, has_runs
 
@@ -211,7 +211,7 @@ def check_grad(checker: Checker, node: Grad) -> dict[str, Meta]:
         raise BadArgument(f"grad '{node.id}': a gradient is of a value; found {shown(of)}")
     if of.dtype is not None and not is_float(of.dtype):
         raise DtypeError(f"grad '{node.id}': a gradient is of a floating value; found {of}")
-    if of.shape is not None and isinstance(count := product(of.shape), int) and count != 1:
+    if of.shape is not None and ((count := product(of.shape)) == 0 or least(count) > 1):
         raise ShapeError(
             f"grad '{node.id}': a gradient is of one number; found {of}. Say what is meant: .sum(), .mean() or an index"
         )

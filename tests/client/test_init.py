@@ -67,7 +67,7 @@ def test_importing_loads_nothing_heavy_and_costs_little() -> None:
     assert found["spent"] < 0.3
 
 
-@pytest.mark.parametrize("name", ["grad", "map", "repeat", "cond", "fit"])
+@pytest.mark.parametrize("name", ["fit"])
 def test_later_parts_of_the_language_refuse_by_name(name: str) -> None:
     with pytest.raises(NotYetSupported, match=name):
         getattr(telepatch, name)(1)
