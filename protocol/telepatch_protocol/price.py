@@ -14,7 +14,8 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.graph import Map, Node
+from telepatch_protocol.generating import FIRST
+from telepatch_protocol.graph import Generating, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
@@ -87,7 +88,17 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard) -> _Cost:
                 one = _cost(body, set(), card)
                 found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
+        if isinstance(node, Generating):
+            inside[node.id] = inside.get(node.id, 0) + _cache(node, scope, card)
     return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
+
+
+def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
+    """Bytes of what a generation keeps of all that it has read, at its end."""
+    bodies, counts = scope.bodies[node.id], scope.counts[node.id]
+    first = bodies[FIRST].inputs[node.invoke.id]
+    longest = _known(first.length, card.limits.max_positions) + sum(counts.values()) - 1
+    return _known(first.rows, 1) * min(longest, card.limits.max_positions) * card.cache_bytes
 
 
 def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:

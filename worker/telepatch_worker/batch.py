@@ -60,7 +60,7 @@ def pack(
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
-    ask for gradients apart from those that do not.
+    ask for gradients apart from those that do not, and those that generate last, since they take long.
 
     Args:
         plans: the jobs.
@@ -68,9 +68,11 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
-    kinds = ([plan for plan in shared if plan.grads], [plan for plan in shared if not plan.grads])
+    plain = [plan for plan in shared if not plan.grads]
+    kinds = ([plan for plan in shared if plan.grads], [plan for plan in plain if not plan.generates])
     found = [group for kind in kinds for group in pieces(kind, tokens=tokens, rows=rows)]
-    return found + [[plan] for plan in plans if plan.alone]
+    long = pieces([plan for plan in plain if plan.generates], tokens=tokens, rows=rows)
+    return found + [[plan] for plan in plans if plan.alone] + long
 
 
 class Sized(Protocol):

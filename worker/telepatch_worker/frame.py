@@ -53,6 +53,8 @@ class Context:
         pause: called between two nodes; raises where the job must stop.
         fail: told what was raised while a forward ran.
         rows, tokens: how much of a map runs at once.
+        values: told small values as they come.
+        decode: gives the text of token ids; None for a model without a tokenizer.
         held: bytes of values alive.
     """
 
@@ -64,6 +66,8 @@ class Context:
     fail: Callable[[Exception], None]
     rows: int
     tokens: int
+    values: Callable[[dict[str, Any]], None]
+    decode: Callable[[list[int]], str] | None
     held: int = 0
 
     @property
@@ -93,11 +97,18 @@ class Frame:
         context: of the job.
         outer: the scope around it.
         bound: what its names stand for.
+        place: which element of which map, or step of which repeat, from the outermost on.
     """
 
     def __init__(
-        self, plan: ScopePlan, context: Context, outer: Frame | None = None, bound: Mapping[str, Value] | None = None
+        self,
+        plan: ScopePlan,
+        context: Context,
+        outer: Frame | None = None,
+        bound: Mapping[str, Value] | None = None,
+        place: tuple[int, ...] = (),
     ) -> None:
+        self.place = place
         self.plan = plan
         self.context = context
         self.outer = outer
@@ -126,13 +137,13 @@ class Frame:
         """Compute what needs nothing."""
         self._compute(name for name, missing in self._missing.items() if not missing)
 
-    def inside(self, plan: ScopePlan, bound: Mapping[str, Value]) -> Frame:
-        """A scope in this one."""
-        return Frame(plan, self.context, self, bound)
+    def inside(self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None) -> Frame:
+        """A scope in this one; `at` is its number, where it is one of several."""
+        return Frame(plan, self.context, self, bound, self.place if at is None else (*self.place, at))
 
     def after(self, out: Mapping[str, Value]) -> Frame:
         """This scope where its outputs have names, too."""
-        return Frame(_EMPTY, self.context, self, out)
+        return Frame(_EMPTY, self.context, self, out, self.place)
 
     def _between(self) -> Work[None]:
         """Whatever waits for a forward to be over."""

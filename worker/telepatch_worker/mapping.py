@@ -60,7 +60,7 @@ class Elements:
     def frame(self, at: int) -> Frame:
         """The scope of one element."""
         bound = self._bound(at)
-        return self._frame.inside(self._plan(bound), bound)
+        return self._frame.inside(self._plan(bound), bound, at=at)
 
     def _bound(self, at: int) -> dict[str, Value]:
         places = self._places(at)
@@ -88,7 +88,7 @@ class Elements:
 
     def _size(self, at: int) -> tuple[int, int]:
         """Rows and positions of an element's inputs, sub-graphs inside it not counted."""
-        inputs = self._plan(self._bound(at)).scope.inputs.values()
+        inputs = self._plan(self._bound(at)).inputs()
         return max(1, sum(_known(one.rows) for one in inputs)), max((_known(one.length) for one in inputs), default=1)
 
 

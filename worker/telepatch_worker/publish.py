@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard
 from telepatch_worker.axes import choose_sizes, model_sizes, solve
 from telepatch_worker.cards import CardFile
 from telepatch_worker.families import aliases_of
+from telepatch_worker.past_price import past_bytes
 from telepatch_worker.probe import Port, probe_inputs, watch
 
 _MOST_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
@@ -66,6 +68,14 @@ def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> t
     )
 
 
+def cache_bytes(model: nn.Module) -> int:
+    """Bytes that one more position of one row takes in a generation, where no layer lets old ones go."""
+    if not isinstance(model, PreTrainedModel):
+        return 0
+    two, three = (past_bytes(model.config, model.dtype, 1, positions) for positions in (2, 3))
+    return three - two
+
+
 def model_card(
     model: nn.Module, file: CardFile, *, revision: str, device: torch.device, tokenizer: str | None
 ) -> ModelCard:
@@ -97,6 +107,7 @@ def model_card(
         vocabulary=vocabulary_of(model),
         tokenizer=tokenizer,
         tolerance=file.bound,
+        cache_bytes=cache_bytes(model) if file.kind == "causal" else 0,
         limits=limits,
         aliases=aliases,
         modules=modules,
