@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from telepatch import arguments, operations
 from telepatch.builder import Builder
 from telepatch.values import Value
+from telepatch_protocol import refs
 from telepatch_protocol.constants import MAX_RANGE
 from telepatch_protocol.errors import BadArgument, ShapeError, TooLarge
 from telepatch_protocol.literals import list_meta
@@ -157,9 +158,11 @@ def _attached(builder: Builder, array: np.ndarray[Any, Any]) -> Value:
 
 
 def _of_value(builder: Builder, name: str, wire: str, value: Value) -> Column:
-    ref = value.reference_in(builder)
-    span = span_of(name, value._known_meta())
-    return Column(name, wire, ref, span.element, span.count)
+    over = value.reference_in(builder)
+    ref = refs.parse(over)
+    assert ref is not None
+    span = span_of(name, builder.checker.lookup(ref))
+    return Column(name, wire, over, span.element, span.count, form="text" if isinstance(span.element, str) else "ids")
 
 
 def _of_list(builder: Builder, name: str, wire: str, found: list[Any], constant: JsonValue = None) -> Column:

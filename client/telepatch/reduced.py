@@ -39,14 +39,17 @@ class Later(Value):
 
     def _known_meta(self) -> Meta:
         builder, scope = self._builder, self._scope
-        if builder is not None and scope is not None and not builder.finished and not scope.closed:
-            if not self._inner.closed:
-                return UNKNOWN
+        assert builder is not None
+        assert scope is not None
+        if builder.finished:
+            name = self._name()
+            return self._meta if name is None else builder.saved_meta(name)
+        if self._inner.closed and not scope.closed:
             node, _, output = (self._ref or "").partition(".")
             with builder.checker.at(scope.level):
                 found = builder.checker.lookup(Ref(node, output))
             self._meta = found if isinstance(found, Meta) else UNKNOWN
-        return super()._known_meta()
+        return builder.outside(scope, self._meta)
 
 
 class Joined(Later):

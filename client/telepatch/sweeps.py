@@ -12,6 +12,7 @@ from telepatch.lines import placed, points_home
 from telepatch.names import missing_name
 from telepatch.reduced import Reducing
 from telepatch.scope import Scope
+from telepatch.trace import Invocation, one_form
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Map, Node, Options
@@ -96,11 +97,9 @@ class Each(Elements):
 
     def _begin(self) -> None:
         super()._begin()
-        if not self._runs:
-            return
-        row = self._bound[PROMPT]
-        self._builder.begin_run()
-        self._builder.scope.invoke = self._builder.add_invoke(**{row.form: row.reference_in(self._builder)}).id
+        if self._runs:
+            forward = self._builder.begin_run()
+            Invocation(self._builder, one_form(self._bound[PROMPT]), forward).__enter__()
 
     def _end(self) -> None:
         if self._runs:

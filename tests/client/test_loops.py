@@ -37,6 +37,7 @@ def test_a_carried_value_is_renewed_and_ends_as_the_last(model: Model, card: Mod
         norm.save("norms")
         (loop.y - loop.y.mean()).save("centred")
     assert saved(t, card) == {"end": "float32 (8)", "norms": "float32 (5)", "centred": "float32 (8)"}
+    assert (loop.y.shape, norm.shape) == ((8,), (5,))
     (node,) = (one for one in t.graph.nodes if isinstance(one, Repeat))
     assert list(node.carry) == ["y"]
     assert len(node.body.nodes) == 3

@@ -110,7 +110,7 @@ def test_rows_of_any_length_run_the_model_each_for_itself(model: Model, card: Mo
     with model.each(["one", "two words", "and three words"], label=[0, 1, 1]) as row:
         model.blocks[0].output[:, -1] = 0
         h = model.blocks[2].resid_post[0, -1]
-        row.mean(h).save("mean")
+        mean = row.mean(h).save("mean")
         row.sum(h > 0).save("count")
         row.max(h).save("max")
         joined = row.cat(model.blocks[2].resid_post[0])
@@ -127,6 +127,7 @@ def test_rows_of_any_length_run_the_model_each_for_itself(model: Model, card: Mo
         "weighted": "float32 (8)",
         "each": "float32 (3, 8)",
     }
+    assert mean.shape == (8,)
     assert only_map(row.graph).body.runs[0].invokes[0].text == "$prompt"
     assert row.graph.constants["c0"] == ["one", "two words", "and three words"]
 

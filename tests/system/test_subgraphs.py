@@ -186,6 +186,53 @@ def test_gradients_and_edits_of_the_way_back_are_autograds(lab: Lab, plain: Any)
         close(found, wanted)
 
 
+def test_integrated_gradients_add_up_to_the_difference_they_explain(lab: Lab) -> None:
+    model = lab.model("llama-random")
+    with model.session():
+        with model.trace([1, 2, 3]):
+            start, low = model.blocks[0].resid_pre, model.lm_head.output[0, -1, 5]
+        with model.trace([4, 5, 6]):
+            end, high = model.blocks[0].resid_pre, model.lm_head.output[0, -1, 5]
+        with model.sweep(alpha=np.linspace(0.005, 0.995, 100)) as v, model.trace([4, 5, 6]):
+            x = start + (end - start) * v.alpha
+            model.blocks[0].resid_pre = x
+            g = telepatch.grad(model.lm_head.output[0, -1, 5], x)
+        total, difference = ((end - start) * v.mean(g)).sum().save(), (high - low).save()
+    assert abs(float(difference)) > 0.1
+    assert float(total) == pytest.approx(float(difference), rel=1e-2)
+
+
+def test_nested_sweeps_and_repeats_have_their_axes_from_the_outside_in(lab: Lab) -> None:
+    model = lab.model("llama-random")
+    with model.session():
+        with model.sweep(a=[1.0, 2.0]) as v:
+            with model.sweep(b=range(3)) as w, model.trace(CLEAN):
+                x = model.blocks[w.b].resid_post[0, -1] * v.a
+            inner = w.mean(x)
+        x.save()
+        inner.save()
+        with telepatch.repeat(3) as outer, telepatch.repeat(2) as loop:
+            count = outer.step * 10 + loop.step
+        count.save()
+    assert x.shape == (2, 3, 64)
+    np.testing.assert_allclose(x[1], 2 * x[0], rtol=1e-5)
+    np.testing.assert_allclose(inner, x.numpy().mean(1), atol=1e-5)
+    assert count.tolist() == [[0, 1], [10, 11], [20, 21]]
+
+
+def test_a_repeat_goes_on_while_its_condition_holds(lab: Lab) -> None:
+    model = lab.model("llama-random")
+    with model.trace(CLEAN):
+        with telepatch.repeat(50, y=64.0) as loop:
+            loop.y = loop.y * 0.5
+            loop.while_(loop.y > 1)
+            steps = loop.step * 1
+        end = loop.y.save()
+        steps.save()
+    assert float(end) == 1
+    assert steps.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_an_element_that_cannot_run_is_named_when_its_length_is_known(lab: Lab) -> None:
     model = lab.model("llama-random")
     with model.each(["one", "a much longer text than the first"]):
