@@ -55,7 +55,7 @@ class Trace(Block):
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope
-        if scope.kind == "cond" or scope.kind == "grad":
+        if scope.kind in ("cond", "grad", "generate"):
             return TraceError(f"a {scope.what} runs no forward; open the trace before it")
         if scope.forward is None:
             return None
@@ -97,7 +97,7 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
-        self.id = builder.add_invoke(**{name: _as_constant(builder, name, value)}).id
+        self.id = builder.add_invoke(**{name: as_constant(builder, name, value)}).id
         builder.scope.invoke = self.id
         return self
 
@@ -150,7 +150,7 @@ def _guessed(prompt: Any) -> str:
     )
 
 
-def _as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
+def as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
     """The input as a constant, or the value that it is."""
     if form == "inputs":
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):

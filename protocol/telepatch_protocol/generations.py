@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from telepatch_protocol import generating
+from telepatch_protocol import generating, refs
 from telepatch_protocol.checked import Key, Scope
 from telepatch_protocol.closing import close
 from telepatch_protocol.errors import (
@@ -223,11 +223,12 @@ class _Walk:
             return
         before, first, _ = self.out[name]
         if before.dtype != meta.dtype or not _alike(before.shape, meta.shape):
-            shown = name.removeprefix("read.")
+            ref = refs.parse(self.node.each.out[name])
             raise ShapeError(
-                f"'{shown}' is {before} at step {first} and {meta} later, so its steps cannot be stacked. The prompt "
-                "has all its positions and each later step one: read '[:, -1]', or only from step 1 on with '1:'",
-                node=shown if shown != name else None,
+                f"'{name if ref is None else ref.id}' is {before} at step {first} and {meta} later, so its steps "
+                "cannot be stacked. The prompt has all its positions, each later step one: read '[:, -1]', or only "
+                "from step 1 on, '1:'",
+                node=None if ref is None else ref.id,
             )
         self.out[name] = (before, first, end)
 

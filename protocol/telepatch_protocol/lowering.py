@@ -54,6 +54,12 @@ def _with(run: Run, generate: Generate, nodes: list[Node], *, only: bool) -> lis
     return [*outside, Generating(id=run.id, invoke=invoke, generate=generate, each=each)]
 
 
+def written(node: Generating) -> Run:
+    """The run that a generation is in a document."""
+    each = None if node.each == Each() else node.each
+    return Run(id=node.id, invokes=(node.invoke,), generate=node.generate, each=each)
+
+
 def read_name(node: str) -> str:
     """The output of a generation that a read outside `each` is."""
     return f"read.{node}"

@@ -84,7 +84,12 @@ def model_card() -> ModelCard:
         ports={"blocks.*": {"resid_pre": "input", "resid_post": "output"}},
     )
     return ModelCard(
-        id="tiny", revision="abc", limits=Limits(max_positions=64), aliases=aliases, modules=tuple(modules)
+        id="tiny",
+        revision="abc",
+        vocabulary=VOCABULARY,
+        limits=Limits(max_positions=64),
+        aliases=aliases,
+        modules=tuple(modules),
     )
 
 
