@@ -21,8 +21,9 @@ Array = np.ndarray[Any, Any]
 MOST_ENTRIES = 200_000
 """How much of what a job streams is kept; the rest is let go."""
 
-LATE_S = 1.0
-"""Seconds for which something streamed is waited for once its job has ended: events come in order, states may not."""
+LATE_S = 10.0
+"""Seconds for which something streamed is waited for once its job has completed: events come in order, but after a
+break of the connection the end of a job may be known before them."""
 
 
 class Waiting(Protocol):
@@ -155,8 +156,7 @@ class Outcome:
         self.waiting.start()
         with self._more:
             while len(self._entries) <= at:
-                over = self.ended.is_set()
-                if not self._more.wait(LATE_S if over else 0.5) and over:
+                if self.failed or (not self._more.wait(LATE_S) and self.ended.is_set()):
                     return None
             return self._entries[at]
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_readmes_curl_gives_five_tokens(demo_url: str):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
-    (document,) = blocks("docs/protocol.md", "json")
+    document, *_ = blocks("docs/protocol.md", "json")
     (tmp_path / "graph.json").write_text(document)
     (command,) = blocks("docs/protocol.md", "sh")
     done = subprocess.run(
@@ -58,3 +59,17 @@ def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
     (job,) = json.loads(done.stdout)["jobs"]
     assert job["state"] == "completed"
     assert set(job["values"]) == {"ids", "values"}
+
+
+def test_the_protocols_generation_steers_and_stops(demo_url: str):
+    (document,) = [block for block in blocks("docs/protocol.md", "json") if '"generate"' in block]
+    request = urllib.request.Request(
+        f"{demo_url}/v1/jobs?wait=60&format=json", document.encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        (job,) = json.load(answer)["jobs"]
+    assert job["state"] == "completed", job
+    values = {name: found["values"] for name, found in job["values"].items()}
+    fired = [score[0] > 1.0 for score in values["score"]].index(True)
+    assert len(values["score"]) == fired + 4
+    assert (values["since"], values["reasons"]) == (4, [4])
