@@ -35,7 +35,7 @@ def redis_url(valkey_server: str) -> str:
     return valkey_server
 
 
-SERVED = ("gpt2-random", "llama-random", "bert-random")
+SERVED = ("gpt2-random", "llama-random", "bert-random", "vit-digits", "mlp-digits")
 """The models of the service that all tests share."""
 
 

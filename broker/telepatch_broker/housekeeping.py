@@ -17,6 +17,7 @@ from rq.timeouts import TimerDeathPenalty
 
 from telepatch_broker.blobs import Blobs
 from telepatch_broker.connection import connect, connect_sync
+from telepatch_broker.data import Uploads
 from telepatch_broker.lane import Lane
 from telepatch_broker.tasks import Task, Tasks
 
@@ -172,8 +173,8 @@ def broker_tasks(url: str, blobs: Blobs, **options: Any) -> Mapping[str, Task]:
         options: of `Lane`.
 
     Returns:
-        ``expire_results``, to be run every minute or so; and ``reclaim``, every few seconds, for models whose workers
-        are all gone.
+        ``expire_results`` and ``expire_uploads``, to be run every minute or so; and ``reclaim``, every few seconds, for
+        models whose workers are all gone.
     """
 
     async def expire_results() -> int:
@@ -184,4 +185,8 @@ def broker_tasks(url: str, blobs: Blobs, **options: Any) -> Mapping[str, Task]:
         async with connect(url) as client:
             return len(await Lane(client, blobs, **options).reclaim())
 
-    return {"expire_results": expire_results, "reclaim": reclaim}
+    async def expire_uploads() -> int:
+        async with connect(url) as client:
+            return await Uploads(client, blobs).expire()
+
+    return {"expire_results": expire_results, "reclaim": reclaim, "expire_uploads": expire_uploads}

@@ -35,6 +35,7 @@ class NewJob:
         tokens: what the gateway adds about the inputs, JSON.
         attachment: tensors sent along, safetensors.
         parents: ids of the jobs whose values this one uses, and where it does.
+        data: uploads that it uses, by digest, with the blobs that hold them.
         price: what it costs; shown, not used here.
         cost: tokens it counts for, in the budget of a batch and in the person's turn.
         alone: never runs in a batch with others.
@@ -50,6 +51,7 @@ class NewJob:
     tokens: bytes = b""
     attachment: bytes = b""
     parents: Mapping[str, Source] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
     price: Price | None = None
     cost: int = 1
     alone: bool = False
@@ -69,6 +71,7 @@ class TakenJob:
 
     Attributes:
         attachment: tensors sent along, or None when they stand in the blob store as `attachment_blob`.
+        data: uploads that it uses, by digest, with the blobs that hold them.
         attempt: 1 for the first worker that tries.
         submitted: Unix time in seconds.
     """
@@ -86,6 +89,7 @@ class TakenJob:
     group: str
     attempt: int
     submitted: float
+    data: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

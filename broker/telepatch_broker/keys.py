@@ -20,7 +20,16 @@ GARBAGE = "telepatch:garbage"
 """Sorted set: names of blobs by the time at which they go. Every blob starts here, until a job refers to it."""
 
 USES = "telepatch:uses"
-"""Hash: how many unfinished jobs need an attachment."""
+"""Hash: how many unfinished jobs need an attachment, or an upload, whose owner counts as one more."""
+
+UPLOADED = "telepatch:uploaded"
+"""Hash: how many bytes of uploads each person has."""
+
+UNFINISHED = "telepatch:unfinished"
+"""Sorted set: person and digest of uploads that are not complete, by the time at which they go."""
+
+OWED = "telepatch:owed"
+"""Hash: bytes and owners of uploads that were deleted while jobs needed them, by blob."""
 
 MODELS = "telepatch:models"
 """Set: models that ever had a job."""
@@ -79,6 +88,21 @@ def queue(model: str, person: str) -> str:
 def jobs_of(person: str) -> str:
     """Sorted set: ids of all jobs of a person, all with score 0, so that they sort by id."""
     return f"telepatch:person:{person}:jobs"
+
+
+def upload(person: str, sha256: str) -> str:
+    """Hash: an upload of a person."""
+    return f"telepatch:person:{person}:upload:{sha256}"
+
+
+def parts_of(person: str, sha256: str) -> str:
+    """List: blobs with the parts of an upload that is not complete."""
+    return f"{upload(person, sha256)}:parts"
+
+
+def uploads_of(person: str) -> str:
+    """Sorted set: digests of all uploads of a person, by the time they were begun."""
+    return f"telepatch:person:{person}:uploads"
 
 
 def events_of(person: str) -> str:

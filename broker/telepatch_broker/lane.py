@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,15 @@ from telepatch_broker.connection import BLOCK_SECONDS, follow
 from telepatch_broker.jobs import NewJob, TakenJob, parents_from_json, saves_to_json
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
+from telepatch_broker.storing import store
 from telepatch_broker.submitting import Submitter
 from telepatch_protocol.errors import Conflict, ErrorRecord, NotFound
 from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, State
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
+    "data",
 )  # fmt: skip
-_RESERVED_MS = 3600 * 1000
 _SWEEP = 200
 
 
@@ -70,7 +70,8 @@ class Lane(Records):
 
         Returns:
             For each job, in order, its state; or the error that kept this one out, `Conflict` for an id that was used
-            with another content and `NotFound` for an unknown parent.
+            with another content and `NotFound` for an unknown parent or a
+            deleted upload.
 
         Raises:
             CausalLoop: jobs wait for each other in a circle; none was queued.
@@ -236,11 +237,7 @@ class Lane(Records):
 
     async def _store(self, kind: str, data: Source) -> str:
         """Write a blob that goes away by itself unless a job refers to it soon; returns its name."""
-        name = f"{kind}-{secrets.token_hex(16)}"
-        now = (await self._redis.time())[0] * 1000
-        await self._redis.zadd(keys.GARBAGE, {name: now + _RESERVED_MS})
-        await self._blobs.put(name, data)
-        return name
+        return await store(self._redis, self._blobs, kind, data)
 
     async def _sleep(self, model: str, seconds: float) -> None:
         """Until something may have been queued."""
@@ -271,4 +268,5 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         group=(fields["group"] or b"").decode(),
         attempt=int(fields["attempts"] or 0),
         submitted=int(fields["submitted"] or 0) / 1000,
+        data=json.loads(fields["data"] or b"{}"),
     )

@@ -121,6 +121,16 @@ class Records:
             return await read_all(self._blobs, job.attachment_blob)
         return job.attachment or b""
 
+    async def data(self, job: TakenJob, digest: str) -> bytes:
+        """An upload that a taken job uses.
+
+        Raises:
+            NotFound: `digest` is not among its uploads.
+        """
+        if digest not in job.data:
+            raise NotFound(f"job {job.id} uses no upload {digest}")
+        return await read_all(self._blobs, job.data[digest])
+
     async def value(self, job: TakenJob, parent: str) -> bytes:
         """The saved values of another job that a taken job uses, as safetensors.
 

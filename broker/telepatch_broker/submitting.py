@@ -69,7 +69,7 @@ class Submitter:
         yield from (job.document, job.tokens, b"" if blob else job.attachment, blob)
         yield job.price.model_dump_json() if job.price is not None else ""
         yield from (saves_to_json(job.saves), json.dumps(list(job.warnings)), parents_to_json(job.parents))
-        yield self._keep_ms
+        yield from (self._keep_ms, json.dumps(dict(job.data)) if job.data else "")
 
 
 def in_order(jobs: Sequence[NewJob]) -> list[int]:
@@ -117,6 +117,8 @@ def _accepted(job: NewJob, outcome: str, detail: str) -> Accepted:
         return Accepted(id=job.id, error=error.record())
     if outcome == "unknown":
         return Accepted(id=job.id, error=_unknown_parent(job, detail))
+    if outcome == "deleted":
+        return Accepted(id=job.id, error=NotFound(f"upload {detail}, which is used here, was just deleted").record())
     return Accepted(
         id=job.id, state=cast("State", detail), price=job.price, warnings=job.warnings, saves=dict(job.saves)
     )

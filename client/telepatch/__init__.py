@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from telepatch import ops
+    from telepatch.cache import Cache
+    from telepatch.chats import Chat
     from telepatch.choices import cond
     from telepatch.constants import tensor
+    from telepatch.data import DataColumn, Dataset
     from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from telepatch.model import Model
     from telepatch.not_yet import fit
     from telepatch.outputs import Outputs
-    from telepatch.tokens import Tokens
+    from telepatch.scan import Scan
+    from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
     from telepatch.values import Value
     from telepatch_protocol import errors
@@ -36,12 +40,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cache",
+    "Chat",
+    "DataColumn",
+    "Dataset",
     "Lab",
     "Model",
     "NotSaved",
     "Outputs",
+    "Scan",
     "SlowLoop",
     "TelepatchError",
+    "TokenRows",
     "Tokens",
     "Trace",
     "TraceError",
@@ -61,7 +71,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cache": ("Cache",),
+    "chats": ("Chat",),
     "constants": ("tensor",),
+    "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
     "not_yet": ("fit",),
@@ -71,7 +84,8 @@ _HOMES = {
     "maps": ("map",),
     "model": ("Model",),
     "outputs": ("Outputs",),
-    "tokens": ("Tokens",),
+    "scan": ("Scan",),
+    "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
     "values": ("Value",),
 }

@@ -30,6 +30,13 @@ def reference(builder: Builder, value: object) -> str | None:
     return value.reference_in(builder) if isinstance(value, Value) else None
 
 
+def is_value(value: object) -> bool:
+    """Whether something is a value of a trace rather than data."""
+    from telepatch.values import Value
+
+    return isinstance(value, Value)
+
+
 def call_arguments(
     builder: Builder, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[JsonValue, ...], dict[str, JsonValue]]:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from telepatch.line_checker import LineChecker
 from telepatch.lines import at_place, here
 from telepatch_protocol.card import ModelCard
+from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import GraphError
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.tensors import Tensor
@@ -28,6 +29,8 @@ class Attached:
         self.tensors: dict[str, Tensor] = {}
         self.parents: dict[str, Builder] = {}
         self._metas: dict[str, Meta] = {}
+        self._columns: dict[str, Columns] = {}
+        self._uploads: dict[str, str] = {}
         self.checker = self._fresh()
 
     def constant(self, value: JsonValue) -> str:
@@ -50,6 +53,13 @@ class Attached:
         self._metas[name] = tensor.meta
         return self.constant({"tensor": name})
 
+    def data(self, digest: str, columns: Columns) -> str:
+        """Use data that the service holds; gives the id of the one constant that stands for it."""
+        self._columns[digest] = columns
+        if digest not in self._uploads:
+            self._uploads[digest] = self.constant({"data": digest})
+        return self._uploads[digest]
+
     def empty(self) -> None:
         """Forget what checking knew."""
         self.checker = self._fresh()
@@ -62,6 +72,7 @@ class Attached:
     def _fresh(self) -> LineChecker:
         checker = LineChecker(self._card, attachment=self._metas, results=self._result_meta)
         checker.attachment = self._metas
+        checker.data = self._columns
         checker.samples = {}
         return checker
 

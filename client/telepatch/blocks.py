@@ -27,9 +27,10 @@ class Block:
     """What a ``with`` statement opens: the outermost block checks the graph and hands it over when it ends."""
 
     what: ClassVar[str] = "trace"
+    built_by: ClassVar[type[Builder]] = Builder
 
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options) -> None:
-        self._builder = Builder(lab, card, options)
+        self._builder = self.built_by(lab, card, options)
         self._builder.block = self
         self._outermost: Block = self
         self._entered = False

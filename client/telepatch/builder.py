@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import JsonValue
 
 from telepatch.attached import Attached
 from telepatch.blame import blaming
 from telepatch.lines import Place, here
+from telepatch.own_names import NO_NAMES
 from telepatch.scope import Forward, Kind, Scope
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import (
@@ -47,12 +49,18 @@ class Builder(Attached):
         lab: the connection that will send it; None for graphs that are only exported.
         card: of the model.
         options: how the job is to run.
+
+    Attributes:
+        sends: whether it becomes a job, and so has to save something.
     """
+
+    sends: ClassVar[bool] = True
 
     def __init__(self, lab: Lab | None, card: ModelCard, options: Options) -> None:
         super().__init__(card)
         self.lab = lab
         self.card = card
+        self.names = NO_NAMES
         self.options = options
         self.job = new_job_id()
         self.opened: Place | None = None
@@ -60,6 +68,7 @@ class Builder(Attached):
         self.outcome: Outcome | None = None
         self.failure: str | None = None
         self.finished = False
+        self.given: dict[str, tuple[str, Any]] = {}
         self.saves: dict[str, str] = {}
         self.places: dict[str, Place] = {}
         self.edits: dict[str, Place | None] = {}
@@ -161,14 +170,25 @@ class Builder(Attached):
         """A name for a run (``r``) or an invoke (``x``)."""
         return f"{kind}{self._next(kind)}"
 
-    def add_invoke(self, **form: Any) -> Invoke:
-        """One more input of the open run."""
+    def add_invoke(self, given: tuple[str, Any], **form: Any) -> Invoke:
+        """One more input of the open run; `given` is its form and what its author gave."""
         assert self.scope.forward is not None
+        run = self.scope.forward
         invoke = Invoke(id=f"x{self._next('x')}", **form)
-        self.checker.run(Run(id=self.scope.forward.id, invokes=(invoke,)))
+        self.given[invoke.id] = given
+        self.checker.lengths = {**self.checker.lengths, **self.lengths(invoke)}
+        self.checker.run(Run(id=run.id, invokes=(invoke,)))
         self.sizes[invoke.id] = self.checker.inputs[invoke.id]
-        self.scope.forward.invokes.append(invoke)
+        run.invokes.append(invoke)
+        if (place := here()) is not None and place != self.opened:
+            self.places[invoke.id] = place
+        if self.options.aligned:
+            check_aligned(run.id, {one.id: self.sizes[one.id].length for one in run.invokes})
         return invoke
+
+    def lengths(self, invoke: Invoke) -> Mapping[str, int]:
+        """How long each row of an input is, by its words: known before it is sent only to a scan."""
+        return {}
 
     def open(
         self,

@@ -29,7 +29,7 @@ def finish(builder: Builder) -> Graph:
     for scope in builder.scopes:
         _gives_something(scope)
     graph = builder.build()
-    if not graph.saves:
+    if not graph.saves and builder.sends:
         raise _nothing_saved(builder)
     try:
         found = builder.checker.finish(graph, lowered(graph.runs, graph.nodes)[1])

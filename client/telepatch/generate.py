@@ -12,6 +12,7 @@ from telepatch.generation import Generation, Span
 from telepatch.lines import points_home
 from telepatch.state import State
 from telepatch.streams import Stream
+from telepatch.tokens import TokenRows, Tokens
 from telepatch.trace import one_form
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
@@ -49,14 +50,13 @@ class Generate(Block):
         text: Any = None,
         ids: Any = None,
         messages: Any = None,
-        inputs: Any = None,
         **settings: Any,
     ) -> Generation:
         """One more generation of this job, for ``with t.invoke("...", temperature=0.7) as x:``.
 
         Args:
             prompt: text, a list of texts that are equally long in tokens (several rows), token ids, or rows of them.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages: the same by name, where the form is not to be guessed.
             settings: as for `model.generate`, in place of what was said there.
 
         Raises:
@@ -67,7 +67,7 @@ class Generate(Block):
             raise BadArgument(f"a generation has no setting '{unknown[0]}'; it has {', '.join(self._settings)}")
         if self._only is not None:
             raise TraceError("this generation has its prompt already; for several, give model.generate() none")
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        form = one_form(self._builder.card, prompt, text=text, ids=ids, messages=messages)
         made = Generation(self._builder, form, {**self._settings, **settings})
         self._all.append(made)
         return made
@@ -102,7 +102,12 @@ class Generate(Block):
         self._own("token").token = value
 
     @property
-    def tokens(self) -> Value:
+    def generated(self) -> Value:
+        """See `Generation.generated`."""
+        return self._own("generated").generated
+
+    @property
+    def tokens(self) -> Tokens | TokenRows:
         """See `Generation.tokens`."""
         return self._own("tokens").tokens
 

@@ -13,12 +13,14 @@ from telepatch.columns import wire_name
 from telepatch.current import open_builder
 from telepatch.lines import points_home
 from telepatch.loops import Step
+from telepatch.prompt_tokens import tokens_of
 from telepatch.reduced import Later
 from telepatch.sampling import generate
 from telepatch.scope import Forward, Scope
 from telepatch.state import State
 from telepatch.streams import Stream
-from telepatch.trace import as_constant
+from telepatch.tokens import TokenRows, Tokens
+from telepatch.trace import on_wire
 from telepatch.values import Value
 from telepatch_protocol.errors import BadArgument, NotSaved, TraceError
 from telepatch_protocol.generating import REASONS
@@ -159,10 +161,18 @@ class Generation:
 
     @property
     @points_home
-    def tokens(self) -> Value:
-        """The generated token ids, int64 (rows, steps): to be saved, or used in a later trace of the same job. Rows
-        that ended before the others are padded."""
+    def generated(self) -> Value:
+        """The generated token ids, int64 (rows, steps): to be saved, or the input of a later trace of the same job.
+        Rows that ended before the others are padded."""
         return self._output("tokens")
+
+    @property
+    @points_home
+    def tokens(self) -> Tokens | TokenRows:
+        """Tokens of the prompt: ``t.tokens.find("Mary")`` is a position at step 0."""
+        if self._invoke is None:
+            raise TraceError("a prompt has tokens once its block has begun")
+        return tokens_of(self._builder, self._invoke.id)
 
     @property
     @points_home
@@ -224,7 +234,8 @@ class Generation:
             raise BadArgument("a generation needs an input: text or token ids")
         settings = generate(builder, self._settings)
         (name, value), *_ = self._form.items()
-        invoke = self._invoke = Invoke(id=builder.fresh("x"), **{name: as_constant(builder, name, value)})
+        invoke = self._invoke = Invoke(id=builder.fresh("x"), **on_wire(builder, name, value))
+        builder.given[invoke.id] = (name, value)
         size = builder.checker.sized(invoke)
 
         def make(scope: Scope) -> Node:
@@ -288,7 +299,7 @@ class Generation:
         if self._scope is None or self._builder is open_builder():
             raise TraceError("nothing has run yet inside the block; look at what was generated after it")
         if self._scope.parent is not self._builder.root:
-            raise NotSaved("this generation runs for several elements; save t.tokens and t.lengths inside the block")
+            raise NotSaved("this generation runs for several elements; save t.generated and t.lengths inside the block")
         found = self._output(name)
         return found.numpy()
 

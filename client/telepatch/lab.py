@@ -10,22 +10,27 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from telepatch import lifetime
+from telepatch import lifetime, uploading
 from telepatch.blocks import Block
 from telepatch.builder import Builder
 from telepatch.conversation import Parcel
 from telepatch.courier import Courier
+from telepatch.data import DataColumn, Dataset
 from telepatch.lines import here, points_home
 from telepatch.model import Model
 from telepatch.outcome import Outcome
+from telepatch.prompt_tokens import TokenMemory
+from telepatch.rename import Rename
+from telepatch.scan import tried
 from telepatch.settings import Settings
 from telepatch.tokens import Tokens
 from telepatch.transport import Transport
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.data import Upload
+from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import ENDED, JobStatus
+from telepatch_protocol.jobs import ENDED, JobStatus, Price
 
 if TYPE_CHECKING:
     import httpx
@@ -70,22 +75,33 @@ class Lab:
         self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, progress: bool = True
     ) -> None:
         self.settings = settings
+        self._progress = progress
         self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
+        self.token_memory = TokenMemory()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
 
     @points_home
-    def model(self, id: str) -> Model:
+    def model(self, id: str, *, rename: Rename | None = None) -> Model:
         """A model that the service holds.
 
         Args:
             id: its name, as `models` lists it.
+            rename: names of one's own: paths of modules, in which a star stands for the number of a layer, and for a
+                module names of its ports. They are held against the model at once; what is sent has its own names.
 
         Raises:
             NotFound: there is no such model.
+            UnknownSite: what a name of `rename` means is not there.
+            BadArgument: a name of `rename` is taken, or cannot be one.
             ConnectionFailed: nothing answers at the address.
+
+        Example:
+            >>> names = {"layers": "transformer.h", "layers.*.attention": "transformer.h.*.attn"}
+            >>> model = lab.model("gpt2-random", rename=names | {"layers.*": {"resid": "output"}})
+            >>> model.layers[2].resid
         """
         found = self._ask("GET", f"/v1/models/{quote(id, safe='')}")
-        return Model(ModelCard.model_validate(found["card"]), self)
+        return Model(ModelCard.model_validate(found["card"]), self, rename)
 
     @points_home
     def models(self) -> list[dict[str, Any]]:
@@ -151,6 +167,18 @@ class Lab:
         return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
 
     @points_home
+    def tokenize_chats(self, model: str, conversations: list[Any], settings: dict[str, Any]) -> list[Tokens]:
+        """Tokens of conversations as the chat template renders them; `Model.tokenize` is the convenient form."""
+        body = {"model": model, "messages": conversations, "chat": settings}
+        return [Tokens.of(row) for row in self._ask("POST", "/v1/tokenize", body)["rows"]]
+
+    @points_home
+    def pieces(self, model: str, rows: list[list[int]]) -> list[Tokens]:
+        """Token ids with the text of each."""
+        found = self._ask("POST", "/v1/detokenize", {"model": model, "ids": rows})["rows"]
+        return [Tokens.of({"pieces": row["pieces"]}, ids) for row, ids in zip(found, rows, strict=True)]
+
+    @points_home
     def detokenize(self, model: str, rows: list[list[int]]) -> list[str]:
         """Texts of rows of token ids; `Model.detokenize` is the convenient form."""
         found = self._ask("POST", "/v1/detokenize", {"model": model, "ids": rows})["rows"]
@@ -161,6 +189,70 @@ class Lab:
         """Who asks, and what the service allows them."""
         found: dict[str, Any] = self._ask("GET", "/v1/me")
         return found
+
+    @points_home
+    def upload(self, data: Any, *, name: str = "values") -> DataColumn:
+        """Send data once, to be used in many traces by reference; sends nothing if the service has it already.
+
+        Args:
+            data: an array of numpy or PyTorch, or a list of texts, of numbers, or of arrays or lists of numbers, which
+                may differ in length. The first axis counts rows. Double precision is sent as single.
+            name: of the column that it becomes.
+
+        Returns:
+            The column: a value inside any trace, if its rows have one shape.
+
+        Raises:
+            BadArgument: something that is no column.
+            PayloadTooLarge: more than one upload, or all of one's uploads, may have.
+
+        Example:
+            >>> directions = lab.upload(np.random.randn(1000, 576))
+            >>> with model.trace("Hello"):
+            ...     scores = (model.blocks[8].resid_post[:, -1] @ directions.T).save()
+        """
+        return self.dataset(**{name: data})[name]
+
+    async def upload_soon(self, data: Any, *, name: str = "values") -> DataColumn:
+        """As `upload`, in an asynchronous program."""
+        return (await self.dataset_soon(**{name: data}))[name]
+
+    @points_home
+    def dataset(self, **columns: Any) -> Dataset:
+        """Send several columns of equally many rows as one; see `upload`.
+
+        Args:
+            **columns: by name, each as `upload` takes it.
+
+        Example:
+            >>> data = lab.dataset(prompt=["Paris is in", "Rome is in"], label=np.array([0, 1]))
+            >>> data.label.shape
+            (2,)
+        """
+        file = uploading.File.of(columns)
+        with uploading.Sending(file, shown=self._progress) as progress:
+            self._courier.run(lambda transport: uploading.send(transport, file, progress.sent))
+        return Dataset(self._courier, file.digest, len(file.data), file.columns)
+
+    async def dataset_soon(self, **columns: Any) -> Dataset:
+        """As `dataset`, in an asynchronous program."""
+        import asyncio
+
+        file = await asyncio.to_thread(uploading.File.of, columns)
+        with uploading.Sending(file, shown=self._progress) as progress:
+            await self._courier.run_soon(lambda transport: uploading.send(transport, file, progress.sent))
+        return Dataset(self._courier, file.digest, len(file.data), file.columns)
+
+    @points_home
+    def uploads(self) -> list[Dataset]:
+        """All data of one's own that the service holds, oldest first."""
+        found = [Upload.model_validate(one) for one in self._ask("GET", "/v1/data")["uploads"]]
+        return [Dataset(self._courier, one.sha256, one.bytes, one.columns) for one in found if one.columns is not None]
+
+    def dry_run(self, job: str, graph: Graph, attachment: bytes) -> Price | TelepatchError:
+        """What the gateway says of a job without queueing it: its price, or why it is refused."""
+        self._courier.flush()
+        return self._courier.run(lambda transport: tried(transport, job, graph, attachment))
 
     def flush(self) -> None:
         """Wait until everything that was submitted is with the gateway."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from telepatch import arguments
+from telepatch.blocks import Block
+from telepatch.cache import Cache, keep
+from telepatch.chats import Chat, check_template, is_messages
 from telepatch.generate import Generate
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.rename import Rename, renamed
+from telepatch.scan import Scan
 from telepatch.session import Session
 from telepatch.sweeps import PROMPT, Each, Sweep
+from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
@@ -22,12 +28,16 @@ if TYPE_CHECKING:
     from telepatch.lab import Lab
 
 
+B = TypeVar("B", bound=Block)
+
+
 class Model(ModuleView):
     """A model as its card describes it: no weights, no framework, only names and shapes.
 
     Args:
         card: the model's card.
         lab: the connection that runs traces; without one they can be built and exported.
+        rename: names of one's own for modules and ports, as `Lab.model` takes them.
 
     Example:
         >>> model = lab.model("gpt2-random")
@@ -38,8 +48,8 @@ class Model(ModuleView):
     __slots__ = ("_lab",)
     _lab: Lab | None
 
-    def __init__(self, card: ModelCard, lab: Lab | None = None) -> None:
-        super().__init__(Spot(card))
+    def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
+        super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
 
     @property
@@ -56,6 +66,8 @@ class Model(ModuleView):
         ids: Any = None,
         messages: Any = None,
         inputs: Any = None,
+        images: Any = None,
+        audio: Any = None,
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
@@ -65,7 +77,13 @@ class Model(ModuleView):
         Args:
             prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
                 the body opens its inputs itself with ``t.invoke(...)``.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages, inputs: the same by name, where the form is not to be guessed; `inputs` is a dict of
+                named tensors, for models that take no tokens (``model.card.inputs`` says which); `telepatch.Chat` has
+                messages with settings of the chat template.
+            images: for a model of images: arrays (rows, channels, height, width) or (channels, height, width), or a
+                list of images. uint8 is normalised as the model's image processor does it, floats are taken as they
+                are. Images without channels, or with channels last, are turned where that is the only way they fit.
+            audio: for a model of audio: the array, or list of arrays, that it takes.
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
@@ -76,8 +94,9 @@ class Model(ModuleView):
         Raises:
             BadArgument: more than one input.
         """
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form)
+        named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
+        form = one_form(self.card, prompt, **named)
+        return self._named(Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
 
     @points_home
     def generate(
@@ -87,7 +106,6 @@ class Model(ModuleView):
         text: Any = None,
         ids: Any = None,
         messages: Any = None,
-        inputs: Any = None,
         max_new_tokens: Any = None,
         temperature: Any = 0,
         top_p: Any = None,
@@ -102,7 +120,7 @@ class Model(ModuleView):
         Args:
             prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
                 the body opens its generations itself with ``t.invoke(...)``.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages: the same by name, where the form is not to be guessed.
             max_new_tokens: the most tokens that are made.
             temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
             top_p: draw only from the fewest likeliest tokens whose probabilities add up to it.
@@ -123,7 +141,7 @@ class Model(ModuleView):
             ...     model.blocks[2].output[:, -1] *= 0.5
             >>> print(t.result)
         """
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages)
         settings = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -132,7 +150,7 @@ class Model(ModuleView):
             "seed": seed,
             "stop": stop,
         }
-        return Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings)
+        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings))
 
     @points_home
     def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
@@ -151,7 +169,7 @@ class Model(ModuleView):
             ...         model.blocks[2].output[:, -1] = clean
             ...         logits = model.lm_head.output[:, -1].save()
         """
-        return Session(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned))
+        return self._named(Session(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned)))
 
     @points_home
     def sweep(self, **names: Any) -> Sweep:
@@ -173,7 +191,7 @@ class Model(ModuleView):
             ...     model.blocks[v.layer].output *= v.scale
             ...     logits = model.lm_head.output[:, -1].save()  # (4, 2, 1, vocabulary)
         """
-        return Sweep(self._lab, self.card, Options(), names)
+        return self._named(Sweep(self._lab, self.card, Options(), names))
 
     @points_home
     def each(self, inputs: Any = None, /, **columns: Any) -> Each:
@@ -198,26 +216,65 @@ class Model(ModuleView):
         if inputs is not None and PROMPT in columns:
             raise BadArgument(f"inputs are given once: without a name, or as {PROMPT}= with model.trace(row.{PROMPT})")
         given = columns if inputs is None else {PROMPT: inputs, **columns}
-        return Each(self._lab, self.card, Options(), given, runs=inputs is not None)
+        return self._named(Each(self._lab, self.card, Options(), given, runs=inputs is not None))
 
     @points_home
-    def tokenize(self, text: str | list[str], *, special: bool = True) -> Any:
-        """Tokens of a text, or of each of several.
+    def scan(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+        aligned: bool = False,
+    ) -> Scan:
+        """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            text: one text or a list of them.
-            special: whether the tokens that the model expects around a text are added.
+            prompt, text, ids, messages, inputs, exact, isolate, aligned: as `trace` takes them.
 
         Returns:
-            `Tokens` with ``ids``, ``pieces`` (the text of each token) and ``offsets`` (characters), or a list of them.
+            A context manager; its ``price`` is what the gateway would ask.
 
         Raises:
-            BadArgument: neither a text nor a list of texts.
+            BadArgument: more than one input.
         """
+        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        return self._named(Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+
+    @points_home
+    def cache(self, *sites: Any, **options: Any) -> Cache:
+        """As `Trace.cache`, in the trace that is open."""
+        return keep(self.card, sites, **options)
+
+    @points_home
+    def tokenize(self, text: Any, *, special: bool = True) -> Any:
+        """Tokens of a text, of each of several, or of chat messages.
+
+        Args:
+            text: one text or a list of them; chat messages or a list of conversations, or a `telepatch.Chat`.
+            special: whether the tokens that the model expects around a text are added; of messages the chat template
+                decides.
+
+        Returns:
+            `Tokens` with ``ids``, ``pieces`` (the text of each token), ``offsets`` (characters) and ``text``, or
+            `TokenRows`, a list of them. ``find("Mary")`` of either is a position.
+
+        Raises:
+            BadArgument: none of these, or messages to a model without a chat template.
+        """
+        if is_messages(text):
+            check_template(self.card)
+            chat = Chat.of(text)
+            rows = TokenRows(self._service().tokenize_chats(self.card.id, chat.conversations, chat.settings))
+            return rows if chat.is_several else rows[0]
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
-            raise BadArgument(f"tokenize takes a text or a list of texts; found {text!r}")
-        found = self._service().tokenize(self.card.id, list(texts), special)
+            raise BadArgument(f"tokenize takes a text, a list of texts or chat messages; found {text!r}")
+        found = TokenRows(self._service().tokenize(self.card.id, list(texts), special))
         return found[0] if isinstance(text, str) else found
 
     @points_home
@@ -263,6 +320,11 @@ class Model(ModuleView):
 
     decode = detokenize
 
+    def _named(self, block: B) -> B:
+        """A block in which the author's own names are known."""
+        block._builder.names = self._spot.names
+        return block
+
     def _service(self) -> Lab:
         if self._lab is None:
             raise TraceError(f"this '{self.card.id}' is a card without a connection; get it from lab.model(...)")
@@ -277,7 +339,6 @@ class Model(ModuleView):
 _LATER = {
     "fit": "training",
     "edit": "named edits",
-    "scan": "scanning",
 }
 """Parts of the language that this version does not execute, by what they are called."""
 

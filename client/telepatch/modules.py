@@ -13,6 +13,7 @@ from telepatch.names import missing_site
 from telepatch.outputs import made
 from telepatch.places import Spot
 from telepatch.site import Address, SiteValue, dotted, same_model, spelled_path, with_constants
+from telepatch.sources import Source
 from telepatch.structure import Structure
 from telepatch.swept import swept
 from telepatch.values import Value
@@ -89,10 +90,18 @@ class ModuleView:
         return SiteValue(Address(self._spot.card, self._spot.path, "param", name, None), open_builder())
 
     @property
+    @points_home
+    def source(self) -> Source:
+        """The operations inside the module's forward; print it to see them with their lines."""
+        return Source(self._spot, self._call)
+
+    @property
     def calls(self) -> list[ModuleView]:
-        """The module at each of its calls in one forward, for modules that the model calls several times."""
-        side = self._spot.module.output or self._spot.module.input
-        return [ModuleView(self._spot, at) for at in range(len(side.order) if side is not None else 0)]
+        """The module at each of its calls in one forward, for modules that the model calls several times.
+
+        Modules below that are called as often are taken at the same call: ``layer.calls[2].attention``.
+        """
+        return [ModuleView(self._spot, at) for at in range(self._spot.times)]
 
     @points_home
     def __call__(self, *args: Any, **kwargs: Any) -> Value:
@@ -119,7 +128,7 @@ class ModuleView:
             raise AttributeError(name)
         child = self._spot.child(name)
         if child is not None:
-            return ModuleView(child)
+            return self._child(child)
         if name in self._spot.ports():
             return self._site(name)
         if name in self._spot.module.params:
@@ -155,19 +164,19 @@ class ModuleView:
                     raise missing_site(
                         f"{spelled_path(self._spot.path)} is no list of modules, so '[:]' means nothing here"
                     )
-                return ModuleView(self._spot.starred())
+                return self._child(self._spot.starred())
             return SomeModules(self[at] for at in items[key])
         if isinstance(key, bool) or not isinstance(key, int) or not -len(items) <= key < len(items):
             raise missing_site(self._no_item(key, items))
         child = self._spot.child(str(items[key]))
         assert child is not None
-        return ModuleView(child)
+        return self._child(child)
 
     def __len__(self) -> int:
         return len(self._spot.items())
 
     def __iter__(self) -> Iterator[ModuleView]:
-        return iter([ModuleView(child) for child in map(self._spot.child, map(str, self._spot.items())) if child])
+        return iter([self._child(child) for child in map(self._spot.child, map(str, self._spot.items())) if child])
 
     def __bool__(self) -> bool:
         return True
@@ -199,7 +208,8 @@ class ModuleView:
             here = spelled_path(self._spot.path)
             instead = f"; take one of its modules, {here}[0].{port}, or all, {here}[:].{port}" if len(self) else ""
             raise UnknownSite(f"{here} ({module.kind}) does not fire itself, so it has no {port}{instead}")
-        return SiteValue(Address(self._spot.card, self._spot.path, port, leaf, self._call), open_builder())
+        port, own_leaf = self._spot.port(port)
+        return SiteValue(Address(self._spot.card, self._spot.path, port, leaf or own_leaf, self._call), open_builder())
 
     @points_home
     def _write(self, port: str, value: Any) -> None:
@@ -219,7 +229,12 @@ class ModuleView:
             if found is None:
                 raise missing_site(_no_child(spot, name))
             spot = found
-        return ModuleView(spot)
+        return self._child(spot)
+
+    def _child(self, spot: Spot) -> ModuleView:
+        """A module below: at the same call, if it is called as often."""
+        same = spot.times in (0, self._spot.times_around)
+        return ModuleView(spot, self._call if same else None)
 
     def _names(self) -> list[str]:
         spot = self._spot

@@ -19,7 +19,6 @@ UFUNCS: dict[str, str] = {
     "divide": "div",
     "true_divide": "div",
     "power": "pow",
-    "float_power": "pow",
     "negative": "neg",
     "absolute": "abs",
     "fabs": "abs",
@@ -32,12 +31,16 @@ UFUNCS: dict[str, str] = {
     "invert": "bitwise_not",
     "conjugate": "clone",
     "arctan": "atan",
+    "arctan2": "atan2",
     "arcsin": "asin",
     "arccos": "acos",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "arctanh": "atanh",
+    "radians": "deg2rad",
+    "degrees": "rad2deg",
+    "fix": "trunc",
     "rint": "round",
-    "fmax": "maximum",
-    "fmin": "minimum",
-    "fmod": "fmod",
     "mod": "remainder",
 }
 """numpy's universal functions whose operation has another name; all others go by their own."""
@@ -62,7 +65,10 @@ FUNCTIONS: dict[str, str] = {
     "permute_dims": "permute",
     "copy": "clone",
     "repeat": "repeat_interleave",
-    "tile": "repeat",
+    "row_stack": "vstack",
+    "array_equal": "equal",
+    "fix": "trunc",
+    "argwhere": "nonzero",
 }
 """numpy's other functions whose operation has another name."""
 
@@ -74,11 +80,13 @@ ARGUMENTS: dict[str, str] = {
     "ddof": "correction",
     "a_min": "min",
     "a_max": "max",
+    "reps": "dims",
 }
 """numpy's names of arguments, as PyTorch has them."""
 
-OTHERWISE = frozenset({"median"})
-"""Names that mean something else to PyTorch: its median of an even number of numbers is the lower of the two."""
+OTHERWISE = frozenset({"median", "nanmedian", "pad", "vander", "select", "lstsq"})
+"""Names that mean something else to PyTorch: its median of an even number of numbers is the lower of the two, its pad
+counts axes from the last, its vander has powers from zero on, its lstsq gives the solution alone."""
 
 IDLE = frozenset({"subok", "optimize", "casting", "order"})
 """numpy's arguments that change no number."""
@@ -123,6 +131,10 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs = {"ddof": 0} | kwargs  # PyTorch's own default is 1
     if called is np.linalg.norm and len(args) == 2 and kwargs.get("axis") is None:
         raise BadArgument("numpy's norm of a whole matrix by an order has no counterpart; give axis=..., or no order")
+    if called is np.meshgrid:
+        kwargs = {"indexing": "xy"} | kwargs  # PyTorch's own default is "ij"
+    if called is np.unique and len(args) > 1:
+        raise BadArgument("say by name what numpy's unique gives beside the values: return_inverse, return_counts")
     if called is np.clip:
         args, kwargs = args[:1], dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
     return _apply(FUNCTIONS.get(called.__name__, called.__name__), args, kwargs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from telepatch.own_names import NO_NAMES, Names
 from telepatch.site import Segment, dotted
 from telepatch_protocol import sites
 from telepatch_protocol.card import ModelCard, ModuleCard
@@ -17,23 +18,40 @@ class Spot:
         card: the model.
         path: as the author spelled it.
         native: the model's own path, which may hold a star.
+        names: what the author calls places.
     """
 
     card: ModelCard
     path: tuple[Segment, ...] = ()
     native: str = ""
+    names: Names = NO_NAMES
 
     @property
     def sample(self) -> str:
         """The native path of one module that it means."""
         if "*" not in self.native:
             return self.native
-        return next((one.path for one in self.card.modules if _stars(self.native, one.path) is not None), "")
+        return next((one.path for one in self.card.modules if stars_of(self.native, one.path) is not None), "")
 
     @property
     def module(self) -> ModuleCard:
         """What the card says of the module."""
         return self.card.by_path[self.sample]
+
+    @property
+    def times(self) -> int:
+        """How often the module fires in one forward."""
+        side = self.module.output or self.module.input
+        return 0 if side is None else len(side.order)
+
+    @property
+    def times_around(self) -> int:
+        """How often it fires, or for a list of modules, the nearest module around it that does."""
+        path = self.sample
+        while path and self.card.by_path[path].output is None:
+            path = path.rpartition(".")[0]
+        side = self.card.by_path[path].output
+        return 0 if side is None else len(side.order)
 
     def own_children(self) -> tuple[str, ...]:
         """Names of the modules directly below, in the model's own words."""
@@ -44,32 +62,37 @@ class Spot:
         return [int(name) for name in self.own_children() if name.isdigit()]
 
     def alias_children(self) -> dict[str, tuple[Segment, ...]]:
-        """Standard names of modules below, each with its whole path in standard names."""
+        """Standard and chosen names of modules below, each with its whole path in names that may be sent."""
         found: dict[str, tuple[Segment, ...]] = {}
         for alias in module_aliases(self.card):
             parent, _, name = alias.rpartition(".")
-            stars = _stars(native(self.card, parent), self.native) if parent else [] if not self.path else None
+            stars = stars_of(native(self.card, parent), self.native) if parent else [] if not self.path else None
             if name != "*" and stars is not None:
-                found[name] = (*_filled(parent, stars), name)
-        return found
+                found[name] = (*filled(parent, stars), name)
+        return found | self.names.children(self.native)
 
-    def ports(self) -> dict[str, str]:
-        """Standard port names here."""
-        return sites.ports_of(self.card, self.sample)
+    def ports(self) -> tuple[str, ...]:
+        """Standard and chosen names of ports here."""
+        return (*sites.ports_of(self.card, self.sample), *self.names.ports(self.sample))
+
+    def port(self, name: str) -> tuple[str, str | None]:
+        """A port as it may be sent, with its leaf: a chosen name gives way to what it means."""
+        port, _, leaf = self.names.ports(self.sample).get(name, name).partition(".")
+        return port, leaf or None
 
     def child(self, name: str) -> Spot | None:
         """The module of that name directly below: the model's own, else a standard alias."""
         if name in self.own_children():
             segment: Segment = int(name) if name.isdigit() else name
-            return Spot(self.card, (*self.path, segment), f"{self.native}.{name}".lstrip("."))
+            return replace(self, path=(*self.path, segment), native=f"{self.native}.{name}".lstrip("."))
         alias = self.alias_children().get(name)
         if alias is None:
             return None
-        return Spot(self.card, refilled(alias, self.path), native(self.card, dotted(alias)))
+        return replace(self, path=refilled(alias, self.path), native=native(self.card, dotted(alias)))
 
     def starred(self) -> Spot:
         """All modules of a list."""
-        return Spot(self.card, (*self.path, "*"), f"{self.native}.*")
+        return replace(self, path=(*self.path, "*"), native=f"{self.native}.*")
 
 
 def native(card: ModelCard, path: str) -> str:
@@ -86,7 +109,7 @@ def module_aliases(card: ModelCard) -> dict[str, str]:
     return found
 
 
-def _stars(pattern: str, path: str) -> list[str] | None:
+def stars_of(pattern: str, path: str) -> list[str] | None:
     """What the stars of a pattern stand for in a path, or None where the two differ."""
     keys, segments = pattern.split("."), path.split(".")
     if len(keys) != len(segments):
@@ -107,7 +130,8 @@ def refilled(path: tuple[Segment, ...], before: tuple[Segment, ...]) -> tuple[Se
     return tuple(next(numbers, one) if isinstance(one, int) else one for one in path)
 
 
-def _filled(alias: str, stars: list[str]) -> tuple[Segment, ...]:
+def filled(alias: str, stars: list[str]) -> tuple[Segment, ...]:
+    """The segments of a pattern, its stars replaced."""
     pieces = iter(stars)
     filled = [next(pieces) if key == "*" else key for key in alias.split(".")] if alias else []
     return tuple(int(one) if one.isdigit() else one for one in filled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from telepatch.outcome import Outcome
 
@@ -35,7 +36,7 @@ class Progress:
         self._last: tuple[str, float] = ("", 0.0)
         self._width = 0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,7 +47,7 @@ class Progress:
     def tick(self) -> None:
         """Show how things are, if that has changed and enough time has passed."""
         waited = time.monotonic() - self._begun
-        state = "the gateway does not answer; trying again" if self._silent() else describe(self._outcomes)
+        state = "the gateway does not answer; trying again" if self._silent() else self._state()
         if not self._shown or waited < PATIENCE_S or not state:
             return
         if sys.stderr.isatty():
@@ -57,6 +58,9 @@ class Progress:
             sys.stderr.write(f"telepatch: {state} ({waited:.1f} s)\n")
             self._last = (state, waited)
         sys.stderr.flush()
+
+    def _state(self) -> str:
+        return describe(self._outcomes)
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:

@@ -54,7 +54,7 @@ class Address:
 
     def spelled(self) -> str:
         """As Python has it, from the model on."""
-        leaf = f"[{self.leaf!r}]" if self.leaf else ""
+        leaf = f".{self.leaf}" if self.port == "source" else f"[{self.leaf!r}]" if self.leaf else ""
         return spelled_path(self.path) + f".{self.port}{leaf}" + (".grad" if self.backward else "")
 
 
@@ -104,6 +104,8 @@ class SiteValue(Value):
         self._span = None if self._scope is None else self._scope.span
         self._saved: str | None = None
         self._found = address.find()
+        if builder is not None:
+            self._meta = self._site_meta()
 
     @points_home
     def save(self, name: str | None = None) -> Any:
@@ -258,11 +260,11 @@ class SiteValue(Value):
 
     def _no_tuple_item(self, key: Any) -> None:
         """``output[0]`` of a module that returns a tuple means the tuple to one reader and the first row to another."""
-        module = self._address.card.by_path.get(self._found[0].place.path)
-        arity = module.output.arity if module is not None and module.output is not None else None
-        if self._address.port != "output" or arity is None or isinstance(key, bool) or not isinstance(key, int):
+        arity = sites.arity_of(self._address.card, self._found[0].place)
+        whole = self._spelled().endswith(".output")
+        if not whole or arity is None or isinstance(key, bool) or not isinstance(key, int):
             return
-        here_ = spelled_path(self._address.path)
+        here_ = self._spelled().removesuffix(".output")
         raise BadArgument(
             f"{here_} returns a tuple of {arity}, and .output is its main tensor already; "
             f"write {here_}.outputs[{key}] for an item of the tuple, or {here_}.output[{key}:{key + 1 or ''}] for a row"

@@ -10,7 +10,7 @@ from telepatch.current import open_builder
 from telepatch.lines import points_home
 from telepatch.names import missing_site
 from telepatch.site import Address, SiteValue
-from telepatch_protocol.card import PortCard
+from telepatch_protocol.card import Flow, PortCard
 
 
 class Structure:
@@ -18,10 +18,10 @@ class Structure:
 
     __slots__ = ("_address", "_prefix", "_side")
     _address: Address
-    _side: PortCard
+    _side: PortCard | Flow
     _prefix: str
 
-    def __init__(self, address: Address, side: PortCard, prefix: str = "") -> None:
+    def __init__(self, address: Address, side: PortCard | Flow, prefix: str = "") -> None:
         object.__setattr__(self, "_address", address)
         object.__setattr__(self, "_side", side)
         object.__setattr__(self, "_prefix", prefix)
@@ -34,7 +34,8 @@ class Structure:
             key += arity or len(names)
         path = f"{self._prefix}{key}"
         if any(leaf.path == path for leaf in self._side.leaves):
-            return SiteValue(replace(self._address, leaf=path), open_builder())
+            leaf = path if self._address.leaf is None else f"{self._address.leaf}.{path}"
+            return SiteValue(replace(self._address, leaf=leaf), open_builder())
         if any(leaf.path.startswith(f"{path}.") for leaf in self._side.leaves):
             return Structure(self._address, self._side, f"{path}.")
         shown = ", ".join(f"[{name}]" if name.isdigit() else f"['{name}']" for name in names)

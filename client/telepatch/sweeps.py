@@ -99,7 +99,7 @@ class Each(Elements):
         super()._begin()
         if self._runs:
             forward = self._builder.begin_run()
-            Invocation(self._builder, one_form(self._bound[PROMPT]), forward).__enter__()
+            Invocation(self._builder, one_form(self._builder.card, self._bound[PROMPT]), forward).__enter__()
 
     def _end(self) -> None:
         if self._runs:

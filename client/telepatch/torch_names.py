@@ -11,7 +11,7 @@ from telepatch import operations
 from telepatch.current import open_builder
 from telepatch.lines import points_home
 from telepatch_protocol.errors import BadArgument, TraceError, UnknownOperation
-from telepatch_protocol.ops import OPS
+from telepatch_protocol.ops import OPS, Param
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,26 @@ NAMES: dict[str, str] = {
     "floordiv": "floor_divide",
     "mod": "remainder",
     "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "moveaxis": "movedim",
+    "ravel": "flatten",
+    "argwhere": "nonzero",
+    "arccos": "acos",
+    "arccosh": "acosh",
+    "arcsin": "asin",
+    "arcsinh": "asinh",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "arctanh": "atanh",
+    "fix": "trunc",
+    "expit": "sigmoid",
+    "inverse": "inv",
+    "vdot": "dot",
+    "row_stack": "vstack",
+    "trapz": "trapezoid",
+    "ger": "outer",
+    "log_sigmoid": "logsigmoid",
+    "linalg_vector_norm": "norm",
     "clip": "clamp",
     "view": "reshape",
 }
@@ -59,6 +79,23 @@ IN_PLACE = frozenset(
 )
 """PyTorch's methods and operators that change what they are called on."""
 
+PIECES = frozenset({"unbind", "split", "chunk"})
+"""What gives several values of one, by indexing it several times."""
+
+IDLE: dict[str, object] = {
+    "_stacklevel": 3,
+    "inplace": False,
+    "return_indices": False,
+    "norm_type": 2.0,
+    "scale_grad_by_freq": False,
+    "sparse": False,
+    "antialias": False,
+    "dropout_p": 0.0,
+    "sorted": True,
+    "compute_mode": "use_mm_for_euclid_dist_if_necessary",
+}
+"""Arguments that PyTorch's functions hand on by themselves, with the values that ask for nothing."""
+
 REFLECTED = {
     "radd": "add",
     "rsub": "sub",
@@ -82,7 +119,9 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = spelled.strip("_")
     if name in REFLECTED and name not in OPS:
         return operations.apply(REFLECTED[name], args[1], args[0], **kwargs)
-    name = name if name in OPS else NAMES.get(name, name)
+    name = _known(name)
+    if name in PIECES:
+        return getattr(args[0], name)(*args[1:], **{key: one for key, one in kwargs.items() if one is not None})
     if name == "getitem":
         raise BadArgument(
             "a PyTorch tensor cannot be indexed with a value of a trace; send it along with telepatch.tensor"
@@ -91,12 +130,24 @@ def function(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise UnknownOperation(
             f"torch's '{name}' is not in the vocabulary; dir(telepatch.ops) lists what values can do"
         )
-    given = {
-        key: one
-        for key, one in kwargs.items()
-        if key not in ("out", "_stacklevel", "inplace") or one not in (None, 3, False)
-    }
+    takes = OPS[operations.LOGICAL.get(name, name)].by_name
+    given = {key: one for key, one in kwargs.items() if not _idle(takes.get(key), key, one)}
     return operations.apply(name, *args, **given)
+
+
+def _known(name: str) -> str:
+    """The name of an operation under which PyTorch's own is known here."""
+    if name in OPS or name in NAMES:
+        return name if name in OPS else NAMES[name]
+    bare = name.removeprefix("linalg_").removeprefix("special_")
+    return name if name == "linalg_norm" else NAMES.get(bare, bare)
+
+
+def _idle(param: Param | None, name: str, value: Any) -> bool:
+    """Whether PyTorch fills in this argument itself, with what changes nothing."""
+    if value is None:
+        return param is None or not param.optional
+    return param is None and name in IDLE and isinstance(value, bool | int | float | str) and value == IDLE[name]
 
 
 def to_torch(array: np.ndarray[Any, Any], dtype: str) -> torch.Tensor:

@@ -11,9 +11,14 @@ from pydantic import JsonValue
 from telepatch import arguments
 from telepatch.blocks import Block, TraceWarning
 from telepatch.builder import Builder
+from telepatch.cache import Cache, keep
+from telepatch.chats import Chat, check_template, is_messages
 from telepatch.current import open_builder
 from telepatch.lines import points_home
+from telepatch.named import as_inputs, sendable
+from telepatch.prompt_tokens import tokens_of
 from telepatch.scope import Forward
+from telepatch.tokens import TokenRows, Tokens
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Options
@@ -37,21 +42,80 @@ class Trace(Block):
         self._form = form
         self._forward: Forward | None = None
 
+    @property
+    @points_home
+    def tokens(self) -> Tokens | TokenRows:
+        """Tokens of the input whose block is open, or of the only one: ``t.tokens.find("Mary")`` is a position.
+
+        Raises:
+            TraceError: of several inputs none is open, or the input is a value.
+        """
+        return tokens_of(self._builder, None)
+
+    @points_home
+    def cache(
+        self,
+        *sites: Any,
+        index: Any = None,
+        dtype: Any = None,
+        include_output: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Save many sites of the input whose block is open, chosen by pattern.
+
+        Args:
+            sites: patterns such as ``"blocks.*:resid_post"`` or ``"*.mlp"``, modules, sites, and lists of these;
+                nothing for everything that any module returns. In a pattern ``*`` is one name or number, ``**`` any
+                number of them, and ``*.`` in front means at any depth. Without a port the output is meant.
+            index: a part of each, as in ``np.s_[:, -1]``.
+            dtype: what each is cast to, such as ``"float16"``.
+            include_output, include_inputs: which ports are meant where none is given.
+
+        Returns:
+            A mapping from the spelling of each site to its value, which is lazy. Every value is what the model went on
+            with, after all writes of the block, wherever in the block this is called.
+
+        Raises:
+            UnknownSite: a pattern that fits nothing.
+            TraceError: no input is open.
+
+        Example:
+            >>> with model.trace("Hello") as t:
+            ...     kept = t.cache("blocks.*:resid_post", index=np.s_[:, -1])
+            >>> kept["blocks.3:resid_post"].numpy()
+        """
+        return keep(
+            self._builder.card,
+            sites,
+            index=index,
+            dtype=dtype,
+            include_output=include_output,
+            include_inputs=include_inputs,
+        )
+
     @points_home
     def invoke(
-        self, prompt: Any = None, *, text: Any = None, ids: Any = None, messages: Any = None, inputs: Any = None
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        inputs: Any = None,
+        images: Any = None,
+        audio: Any = None,
     ) -> Invocation:
         """One more input of this trace, for ``with t.invoke("..."):``.
 
         Args:
             prompt: text, a list of texts that are equally long in tokens (several rows), token ids, or rows of them.
-            text, ids, messages, inputs: the same by name, where the form is not to be guessed.
+            text, ids, messages, inputs, images, audio: the same by name, as for `Model.trace`.
 
         Raises:
             BadArgument: not exactly one input, or none of these forms.
         """
-        form = one_form(prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return Invocation(self._builder, form, self._forward)
+        named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
+        return Invocation(self._builder, one_form(self._builder.card, prompt, **named), self._forward)
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope
@@ -97,9 +161,21 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
-        self.id = builder.add_invoke(**{name: as_constant(builder, name, value)}).id
+        self.id = builder.add_invoke((name, value), **on_wire(builder, name, value)).id
         builder.scope.invoke = self.id
         return self
+
+    @property
+    @points_home
+    def tokens(self) -> Tokens | TokenRows:
+        """Tokens of this input: ``a.tokens.find("Mary")`` is a position.
+
+        Raises:
+            TraceError: the input is a value, or its block has not begun.
+        """
+        if self.id is None:
+            raise TraceError("an input has tokens once its block has begun: with t.invoke(prompt) as a: ...")
+        return tokens_of(self._builder, self.id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -115,8 +191,17 @@ class Invocation:
         self.__exit__(kind, error, traceback)
 
 
-def one_form(prompt: Any, **named: Any) -> dict[str, Any]:
-    """The form of an input and its value; empty where none was given.
+def on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
+    """The input as the fields of an invoke."""
+    if form != "messages":
+        return {form: _as_constant(builder, form, value)}
+    check_template(builder.card)
+    chat = Chat.of(value)
+    return {form: f"${builder.constant(chat.messages)}"} | ({"chat": chat.settings} if chat.settings else {})
+
+
+def one_form(card: ModelCard, prompt: Any, **named: Any) -> dict[str, Any]:
+    """The form of an input and its value, as the model takes it; empty where none was given.
 
     Raises:
         BadArgument: two inputs, or one of a form that there is not.
@@ -127,8 +212,8 @@ def one_form(prompt: Any, **named: Any) -> dict[str, Any]:
     if len(given) > 1:
         raise BadArgument(f"one input is given at a time; found {', '.join(given)}. Several go into several invokes")
     if prompt is None:
-        return given
-    return {_guessed(prompt): prompt}
+        return as_inputs(card, given, guessed=False)
+    return as_inputs(card, {_guessed(prompt): prompt}, guessed=True)
 
 
 def _guessed(prompt: Any) -> str:
@@ -136,6 +221,8 @@ def _guessed(prompt: Any) -> str:
 
     if isinstance(prompt, str):
         return "text"
+    if is_messages(prompt) and not isinstance(prompt, dict):
+        return "messages"
     if isinstance(prompt, dict):
         return "inputs"
     if isinstance(prompt, Value):
@@ -144,18 +231,18 @@ def _guessed(prompt: Any) -> str:
         return "ids"
     if isinstance(prompt, list | tuple | range) and len(prompt):
         first = prompt[0]
-        return "text" if isinstance(first, str) else "messages" if isinstance(first, dict) else "ids"
+        return "text" if isinstance(first, str) else "ids"
     raise BadArgument(
         f"{prompt!r} is no input; give text, a list of texts, token ids, rows of token ids, messages, or named tensors"
     )
 
 
-def as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
+def _as_constant(builder: Builder, form: str, value: Any) -> JsonValue:
     """The input as a constant, or the value that it is."""
     if form == "inputs":
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
             raise BadArgument(f"named tensors are a dict from names to arrays; found {value!r}")
-        return {name: arguments.argument(builder, "tensor", one) for name, one in value.items()}
+        return {name: sendable(builder, name, one) for name, one in value.items()}
     ref = arguments.reference(builder, value)
     if ref is not None:
         return ref

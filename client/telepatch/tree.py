@@ -7,7 +7,7 @@ from itertools import groupby
 from telepatch.places import Spot, module_aliases
 from telepatch_protocol.card import Axis, ModelCard, PortCard
 
-TAKEN = frozenset({"input", "output", "inputs", "outputs", "param", "calls"})
+TAKEN = frozenset({"input", "output", "inputs", "outputs", "param", "calls", "source"})
 """Names that mean something else on every module, so that children of that name are reached as items."""
 
 
@@ -28,7 +28,8 @@ def _children(spot: Spot, indent: str) -> list[str]:
         if len(same) > 1:
             shown = f"[{name}..{same[-1][0]}]"
         standard = aliases.get(_general(child.native))
-        alias = f"   = {standard}" if standard is not None else ""
+        known = [*([standard] if standard is not None else []), *spot.names.of(_general(child.native))]
+        alias = f"   = {', '.join(known)}" if known else ""
         taken = f'   reach it as ["{name}"]' if name in TAKEN else ""
         count = f"{len(same)} x " if len(same) > 1 else ""
         lines.append(f"{indent}{shown}: {count}{_described(child)}{alias}{taken}")

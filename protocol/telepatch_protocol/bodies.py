@@ -30,7 +30,7 @@ def check_map(checker: Checker, node: Map) -> dict[str, Meta]:
     """
     if not node.over:
         raise BadArgument(f"map '{node.id}' goes over nothing; give it at least one list, range or value in 'over'")
-    spans = [span_of(name, checker.argument(value)) for name, value in node.over.items()]
+    spans = [span_of(name, checker.sequence(value)) for name, value in node.over.items()]
     lead = _lead(node, spans, checker.card.limits.max_elements)
     most = checker.card.limits.max_elements
     scopes: dict[Key, Scope] = {}

@@ -32,7 +32,7 @@ class Event:
 
     node: str
     invoke: str
-    order: int
+    order: float
     writes: bool
     part: int = 0
     tracked: bool = False
@@ -47,7 +47,7 @@ class Pass:
     events: tuple[Event, ...]
 
     @property
-    def stop(self) -> int:
+    def stop(self) -> float:
         """The last event's place in the forward; nothing after it is needed."""
         return self.events[-1].order
 
@@ -196,7 +196,7 @@ class _Scheduler:
         kept = [event for place, event in enumerate(kept) if place <= last[event.invoke]]
         return Pass(tuple(invoke for invoke in invokes if invoke in read_in), tuple(kept))
 
-    def _at(self, order: int, queues: dict[str, deque[Event]], done: list[Event], read_in: set[str]) -> None:
+    def _at(self, order: float, queues: dict[str, deque[Event]], done: list[Event], read_in: set[str]) -> None:
         """Everything at one place of the forward; an invoke whose write must wait there takes no further part."""
         moved = True
         while moved:

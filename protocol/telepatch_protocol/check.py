@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, exact
 from telepatch_protocol.checker import Checker, starred_index
+from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
 from telepatch_protocol.executed import check_kind
 from telepatch_protocol.graph import Graph
@@ -29,6 +30,7 @@ def check(
     lengths: Mapping[str, int] | None = None,
     attachment: Mapping[str, Meta] | None = None,
     results: Callable[[str, str], Meta] | None = None,
+    data: Mapping[str, Columns] | None = None,
 ) -> Checked:
     """Check a whole document.
 
@@ -38,6 +40,7 @@ def check(
         lengths: numbers of tokens of texts where known; others stay symbols.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
 
     Raises:
         GraphError: the first thing that is wrong, with its node and the author's line.
@@ -46,6 +49,7 @@ def check(
         card,
         attachment=attachment,
         results=results,
+        data=data,
         lengths=lengths,
         aligned=graph.options.aligned,
         together=not exact(graph),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from telepatch_protocol.causality import Schedule
@@ -12,7 +12,8 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.sites import Found
 
 Value = object
-"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is."""
+"""What is known of a value: a `Meta`, one per output name, or the number, text or list that a constant is; a `Column`
+where rows of data are no tensor together."""
 
 Key = tuple[object, ...]
 """What two elements of a `map` have in common that are planned alike: numbers in sites, and sizes of inputs."""
@@ -83,6 +84,14 @@ class Checked:
     def values(self) -> Mapping[str, Value]:
         """Values of the top level."""
         return self.scope.values
+
+
+def places_in(scope: Scope) -> Iterator[tuple[Found, ...]]:
+    """Where the sites of a scope lie, and those of every sub-graph inside it."""
+    yield from scope.places.values()
+    for bodies in scope.bodies.values():
+        for body in bodies.values():
+            yield from places_in(body)
 
 
 def exact(graph: Graph) -> bool:

@@ -10,11 +10,13 @@ from pydantic import JsonValue
 
 from telepatch_protocol import indexing, sites
 from telepatch_protocol import refs as references
+from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.axes import applied, dim_of
 from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_repeat
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.checked import Checked, Scope, Value
+from telepatch_protocol.checked import Checked, Scope, Value, places_in
 from telepatch_protocol.closing import check_backward, close, where
+from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, NotYetSupported, ShapeError, UnknownName
 from telepatch_protocol.executed import check_kind
@@ -35,7 +37,7 @@ from telepatch_protocol.graph import (
     Set,
     SubGraph,
 )
-from telepatch_protocol.inputs import Input, check_form, check_limits, input_of
+from telepatch_protocol.inputs import Input, size_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.lookup import Lookup
 from telepatch_protocol.lowering import lowered
@@ -54,6 +56,7 @@ class Checker(Lookup):
         card: of the model.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
         lengths: numbers of tokens of texts, where known.
         aligned: whether all inputs of a run have to be equally long.
         together: whether several invokes may share a forward.
@@ -65,11 +68,12 @@ class Checker(Lookup):
         *,
         attachment: Mapping[str, Meta] | None = None,
         results: Callable[[str, str], Meta] | None = None,
+        data: Mapping[str, Columns] | None = None,
         lengths: Mapping[str, int] | None = None,
         aligned: bool = False,
         together: bool = True,
     ) -> None:
-        super().__init__(card, attachment, results)
+        super().__init__(card, attachment, results, data)
         self.lengths = lengths or {}
         self.aligned = aligned
         self.together = together
@@ -87,10 +91,8 @@ class Checker(Lookup):
             except GraphError as error:
                 raise error.at(node=invoke.id) from None
             self.level.invokes[invoke.id] = invoke
-        lengths = {self.inputs[invoke.id].length for invoke in run.invokes}
-        known = sorted(length for length in lengths if isinstance(length, int))
-        if self.aligned and len(known) > 1:
-            raise ShapeError(f"run '{run.id}' is aligned, but its inputs have {', '.join(map(str, known))} tokens")
+        if self.aligned:
+            check_aligned(run.id, {invoke.id: self.inputs[invoke.id].length for invoke in run.invokes})
 
     def node(self, node: Node) -> Value:
         """Take in a node and say what is known of its value.
@@ -204,6 +206,7 @@ class Checker(Lookup):
         except GraphError as error:
             raise graph.blame(error, error.node) from None
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in scope.schedule.unseen)
+        warnings += sites.eager_notes(places_in(scope))
         return Checked(graph, scope, saves, warnings)
 
     def invoke_of(self, node: Get | Set) -> str:
@@ -232,11 +235,7 @@ class Checker(Lookup):
         Raises:
             GraphError: it is no input, or not one that the model can take.
         """
-        check_form(invoke)
-        given = self.argument(invoke.text if invoke.form == "text" else invoke.ids)
-        size = input_of(invoke, given, self.lengths)
-        check_limits(invoke, size, self.card)
-        return size
+        return size_of(invoke, self.argument, self.lengths, self.card)
 
     def _get(self, node: Get) -> Meta:
         whole = self._at_site(node)

@@ -145,7 +145,7 @@ def check_backward(nodes: Iterable[Node], order: tuple[Node, ...], places: Mappi
         for node in order
         if isinstance(node, Get | Set)
     }
-    known: dict[str, tuple[tuple[int, int], str]] = {}
+    known: dict[str, tuple[tuple[float, int], str]] = {}
     for node in order:
         needed = [known[ref.id] for ref in refs_of(node) if ref.id in known]
         latest = max(needed, default=None)

@@ -44,8 +44,9 @@ def check_generating(checker: Checker, node: Generating) -> dict[str, Meta]:
         GraphError: a setting that cannot be, an `each` that cannot run at some step, or values that change their shape.
     """
     card = checker.card
-    if card.kind != "causal":
-        raise NotYetSupported(f"model '{card.id}' is an encoder: it does not generate; a trace of it works")
+    if card.kind != "causal" or card.inputs:
+        what = "takes named tensors" if card.inputs else "is an encoder"
+        raise NotYetSupported(f"model '{card.id}' {what}: it does not generate; a trace of it works")
     size = checker.sized(node.invoke)
     checker.check_id(node.invoke.id)
     checker.level.generated[node.invoke.id] = node.id

@@ -13,12 +13,14 @@ from telepatch_protocol.subgraphs import all_nodes, all_runs
 
 
 def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
-    """Each invoke of text or ids with each input that it may take: its own, or every element of the list that a map
-    goes over. What is computed, or comes from elsewhere, is left out."""
+    """Each invoke of text, messages or ids with each input that it may take: its own, or every element of the list that
+    a map goes over. What is computed, or comes from elsewhere, is left out."""
     spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
     for run in all_runs(graph):
         for invoke in run.invokes:
-            value = invoke.text if invoke.form == "text" else invoke.ids
+            if invoke.form == "inputs":
+                continue
+            value = {"text": invoke.text, "ids": invoke.ids, "messages": invoke.messages}[invoke.form]
             name = _name(value)
             if name in spans:
                 elements = _behind(spans[name], graph, spans)
@@ -34,6 +36,15 @@ def texts(graph: Graph) -> Iterator[tuple[str, str]]:
             for one in value if isinstance(value, list) else [value]:
                 if isinstance(one, str):
                     yield invoke.id, one
+
+
+def named(graph: Graph) -> Iterator[tuple[Invoke, str, JsonValue]]:
+    """Each tensor that stands in the document for an invoke of named tensors, with its name."""
+    for run in all_runs(graph):
+        for invoke in run.invokes:
+            for name, value in (invoke.inputs or {}).items():
+                if (found := _behind(value, graph, {})) is not None:
+                    yield invoke, name, found
 
 
 def _behind(value: JsonValue, graph: Graph, spans: dict[str, JsonValue]) -> JsonValue:

@@ -46,7 +46,9 @@ Index = list[JsonValue]
 class Invoke(Frozen):
     """One input's part of a run: exactly one of text, ids, messages or named tensors; literal or a value.
 
-    A list of texts (or of lists of ids) of equal length in tokens gives several leading rows.
+    A list of texts (or of lists of ids, or of lists of messages) of equal length in tokens gives several leading rows.
+    `chat` has settings of the chat template, for messages: ``add_generation_prompt`` (true by default),
+    ``continue_final_message``, ``tools``, ``documents``, and whatever else the template reads.
     """
 
     id: Id
@@ -54,6 +56,7 @@ class Invoke(Frozen):
     ids: Arg = None
     messages: Arg = None
     inputs: dict[str, Arg] | None = None
+    chat: dict[str, JsonValue] | None = None
 
     @model_validator(mode="after")
     def _one_input(self) -> Invoke:
@@ -61,6 +64,8 @@ class Invoke(Frozen):
         if len(given) != 1:
             found = ", ".join(given) or "none"
             raise ValueError(f"invoke '{self.id}' needs exactly one of text, ids, messages, inputs; found {found}")
+        if self.chat is not None and self.messages is None:
+            raise ValueError(f"invoke '{self.id}' has settings of a chat template and no messages")
         return self
 
     @property

@@ -13,7 +13,8 @@ from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Key, Scope, Value
 from telepatch_protocol.constants import numbers
-from telepatch_protocol.errors import BadArgument, NotYetSupported, ShapeError, TooLarge, UnknownName
+from telepatch_protocol.data import Columns, check_digest, no_column
+from telepatch_protocol.errors import BadArgument, ShapeError, TooLarge, UnknownName
 from telepatch_protocol.graph import Invoke, Node
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.literals import list_meta
@@ -69,6 +70,7 @@ class Lookup:
         card: of the model.
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
+        data: columns of the uploads that may be used, by digest.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class Lookup:
         card: ModelCard,
         attachment: Mapping[str, Meta] | None,
         results: Callable[[str, str], Meta] | None,
+        data: Mapping[str, Columns] | None,
     ) -> None:
         self.card = card
         self.attachment = attachment or {}
         self.results = results or (lambda job, name: UNKNOWN)
+        self.data = data or {}
         self.levels = [Level({})]
 
     @property
@@ -160,12 +164,22 @@ class Lookup:
         if isinstance(value, list):
             return [self.argument(one) for one in value]
         if isinstance(value, dict):
-            return self._constant(value)
-        return refs.resolve(value, self.lookup)
+            return no_column(self._constant(value))
+        return refs.resolve(value, self.whole)
+
+    def whole(self, ref: refs.Ref) -> Value:
+        """What a reference stands for, where a column that only `map` and `fit` take is none."""
+        return no_column(self.lookup(ref))
+
+    def sequence(self, value: JsonValue) -> Value:
+        """What a `map` goes over: an argument, or a column of data."""
+        ref = refs.parse(value)
+        found = self.lookup(ref) if ref is not None else self._constant(value)
+        return no_column(found) if isinstance(found, dict) else found
 
     def index(self, index: list[JsonValue] | None) -> tuple[indexing.Element, ...]:
         """An index with its references looked up."""
-        return indexing.parse(index or [], self.lookup)
+        return indexing.parse(index or [], self.whole)
 
     def written(self, value: JsonValue) -> Meta:
         """What is known of a value where a tensor is needed: numbers and lists of numbers are values too."""
@@ -197,7 +211,7 @@ class Lookup:
         if "result" in value and set(value) <= {"result", "name", "index"}:
             return self._result(value)
         if set(value) == {"data"}:
-            raise NotYetSupported("constants of the form {data: sha256} are not executed by this service yet")
+            return self._data(check_digest(value["data"]))
         raise BadArgument(f"an object with keys {sorted(value)} is no constant; known: range, tensor, result, data")
 
     def _attached(self, name: JsonValue) -> Meta:
@@ -205,6 +219,11 @@ class Lookup:
             known = ", ".join(list(self.attachment)[:10]) or "nothing"
             raise UnknownName(f"there is no attached tensor {name!r}; attached: {known}")
         return self.attachment[name]
+
+    def _data(self, digest: str) -> Value:
+        if digest not in self.data:
+            raise UnknownName(f"there is no upload {digest}; PUT /v1/data/{digest} makes it known")
+        return self.data[digest].value()
 
     def _result(self, value: dict[str, JsonValue]) -> Meta:
         job, name, index = value.get("result"), value.get("name"), value.get("index")

@@ -5,6 +5,8 @@
     model.layers.10.self_attn:inputs.hidden_states
     model.layers.{layer}.mlp:input   a number taken from a constant or a bound name
     blocks.*:resid_post              every block, stacked; `blocks` and `resid_post` are standard aliases
+    blocks.3:q                       a standard alias that is a view: (row, pos, head, width of a head)
+    model.layers.3:source.hidden_states_1.output   an operation inside the module's forward
     lm_head:param.weight             a parameter or buffer
     :token                           the tokens that a step of a generation has sampled, one for each row
 
@@ -15,14 +17,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from telepatch_protocol.card import Leaf, ModelCard, ModuleCard, PortCard
+from telepatch_protocol.card import Leaf, ModelCard, ModuleCard, Target, View
 from telepatch_protocol.errors import BadArgument, NotYetSupported, UnknownSite
 from telepatch_protocol.refs import NAME
+from telepatch_protocol.sources import Events, events_of, operation_at
 
-PORTS = ("input", "output", "inputs", "outputs", "param")
+PORTS = ("input", "output", "inputs", "outputs", "param", "source")
 """Ports that every module has."""
 
 TOKEN = "token"
@@ -32,7 +35,7 @@ TOKEN_ORDER = 2**40
 """Its place among the events of a step: after every module."""
 
 _GRAD = "grad"
-_LATER = ("source", "grad")
+_LATER = ("grad",)
 _SITE = re.compile(r"(?P<path>[^:\s]{0,400}):(?P<port>[A-Za-z_]+)(?:\.(?P<leaf>[^:\s]{1,200}))?", re.ASCII)
 _HOLE = re.compile(rf"\{{({NAME})\}}")
 
@@ -65,12 +68,20 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A site found on a card: native path, direction, and the leaf there. Equal places are the same tensor."""
+    """A site found on a card: native path, direction, and the leaf there. Equal places are the same tensor.
+
+    `port` is ``input`` or ``output``; of an operation inside the forward, ``source.NAME.input`` or ``.output``.
+    """
 
     path: str
     port: str
     leaf: str
     call: int = 0
+
+    @property
+    def side(self) -> str:
+        """``input``, ``output`` or ``param``."""
+        return self.port.rpartition(".")[2]
 
     def __str__(self) -> str:
         return f"{self.path}:{self.port}" + (f"[{self.leaf}]" if self.leaf else "")
@@ -78,11 +89,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A place with what the card knows of it; `order` is its event's number in the forward, -1 for a parameter."""
+    """A place with what the card knows of it.
+
+    Attributes:
+        order: its event's number in the forward, -1 for a parameter; operations lie between the events of modules.
+        leaf: the tensor there; where `view` is set, its axes are the view's.
+        view: how the tensor is looked at.
+        eager: whether the place exists under eager attention only.
+    """
 
     place: Place
-    order: int
+    order: float
     leaf: Leaf
+    view: View | None = None
+    eager: bool = False
 
 
 def parse(text: str) -> Site:
@@ -163,13 +183,33 @@ def find(card: ModelCard, site: Site, call: int | None = None) -> tuple[Found, .
     return tuple(sorted(found, key=lambda one: one.order))
 
 
-def ports_of(card: ModelCard, path: str) -> dict[str, str]:
-    """The standard port names that a native module path has, with the native port that each one means."""
+def ports_of(card: ModelCard, path: str) -> dict[str, str | Target]:
+    """The standard port names that a native module path has, with what each one means."""
     segments = path.split(".")
     for alias, ports in card.aliases.ports.items():
         if _match(card.aliases.modules.get(alias, alias).split("."), segments) is not None:
             return ports
     return {}
+
+
+def arity_of(card: ModelCard, place: Place) -> int | None:
+    """Of how many items the tuple is that is returned at a place; None where it is no tuple."""
+    module = card.by_path[place.path]
+    if place.port.startswith("source."):
+        operation, _, _ = operation_at(card, module, place.port.removeprefix("source."))
+        return None if operation.output is None else operation.output.arity
+    return None if module.output is None else module.output.arity
+
+
+def only_eager(places: Iterable[tuple[Found, ...]]) -> str | None:
+    """The first of some places that exists under eager attention only, so that the job runs under that."""
+    return next((str(one.place) for found in places for one in found if one.eager), None)
+
+
+def eager_notes(places: Iterable[tuple[Found, ...]]) -> tuple[str, ...]:
+    """What an author is told of a job that runs under another attention than the model's own."""
+    place = only_eager(places)
+    return () if place is None else (f"the job runs under eager attention, the only one that has '{place}'",)
 
 
 def _find_one(card: ModelCard, path: str, site: Site, call: int | None) -> Found:
@@ -180,38 +220,61 @@ def _find_one(card: ModelCard, path: str, site: Site, call: int | None) -> Found
         raise NotYetSupported(f"site '{site}': port '{site.port}' is not executed by this service yet")
     if site.port == "param":
         return _find_param(module, site)
-    native = ports_of(card, path).get(site.port, site.port)
-    port, _, alias_leaf = native.partition(".")
-    if port not in ("input", "output", "inputs", "outputs"):
+    meant = ports_of(card, path).get(site.port, site.port)
+    if isinstance(meant, Target):
+        return _find_target(card, module, site, meant, call)
+    port, _, alias_leaf = meant.partition(".")
+    if port not in ("input", "output", "inputs", "outputs", "source"):
         known = [*PORTS, *ports_of(card, path)]
         near = _near(site.port, known)
         raise UnknownSite(f"'{site.path}' has no port '{site.port}'{near}; ports here: {', '.join(known)}")
-    return _find_leaf(module, site, port, site.leaf or alias_leaf, call)
+    return _find_leaf(card, module, site, port, site.leaf or alias_leaf, call)
 
 
-def _find_leaf(module: ModuleCard, site: Site, port: str, leaf: str, call: int | None) -> Found:
-    side = port.removesuffix("s")
-    events: PortCard | None = module.input if side == "input" else module.output
+def _find_target(card: ModelCard, module: ModuleCard, site: Site, target: Target, call: int | None) -> Found:
+    """A standard name that lies below the module, or is a view."""
+    if site.leaf:
+        raise UnknownSite(f"'{site}': '{site.port}' is one tensor and has no parts; index it instead")
+    path = ".".join(part for part in (module.path, target.path) if part)
+    port, _, leaf = target.port.partition(".")
+    found = _find_one(card, path, Site(path, port, leaf or None), call)
+    if target.view is None:
+        return found
+    leaf_seen = found.leaf.model_copy(update={"axes": target.view.axes(found.leaf.axes)})
+    return replace(found, leaf=leaf_seen, view=target.view)
+
+
+def _find_leaf(card: ModelCard, module: ModuleCard, site: Site, port: str, leaf: str, call: int | None) -> Found:
+    prefix, eager = "", False
+    events: Events | None
+    if port == "source":
+        operation, port, leaf = operation_at(card, module, leaf)
+        prefix, eager = f"source.{operation.name}.", operation.eager
+        events = events_of(operation, module, port)
+    else:
+        side = module.input if port.startswith("input") else module.output
+        events = None if side is None else Events(side.order, side.leaves, side.primary)
     if events is None or not events.leaves:
         raise UnknownSite(f"'{site.path}' ({module.kind}) does not fire in this model's forward, so it has no {port}")
     order = _which_call(events, site, call)
+    place, chosen = prefix + port.removesuffix("s"), events.leaves[events.primary]
     if not port.endswith("s"):
         if leaf:
             raise UnknownSite(f"'{site}': '{port}' is one tensor; '{port}s.{leaf}' names a leaf")
-        chosen = events.leaves[events.primary]
-        return Found(Place(module.path, side, chosen.path, call or 0), order, chosen)
+        return Found(Place(module.path, place, chosen.path, call or 0), order, chosen, eager=eager)
     for candidate in events.leaves:
         if candidate.path == leaf:
-            return Found(Place(module.path, side, leaf, call or 0), order, candidate)
-    known = ", ".join(f"{port}.{one.path}" if one.path else side for one in events.leaves)
-    raise UnknownSite(f"'{site.path}' has no leaf '{leaf}' in its {port}; there are: {known}")
+            return Found(Place(module.path, place, leaf, call or 0), order, candidate, eager=eager)
+    known = ", ".join(f"{port}.{one.path}" if one.path else port.removesuffix("s") for one in events.leaves)
+    raise UnknownSite(f"'{site.path}' has no leaf '{leaf}' in its {prefix}{port}; there are: {known}")
 
 
-def _which_call(events: PortCard, site: Site, call: int | None) -> int:
+def _which_call(events: Events, site: Site, call: int | None) -> float:
+    times = f"'{site.path}:{site.port}' happens" if site.port == "source" else f"'{site.path}' fires"
     if call is None and len(events.order) > 1:
-        raise UnknownSite(f"'{site.path}' fires {len(events.order)} times in one forward; say which call, from 0")
+        raise UnknownSite(f"{times} {len(events.order)} times in one forward; say which call, from 0")
     if call is not None and not 0 <= call < len(events.order):
-        raise UnknownSite(f"'{site.path}' fires {len(events.order)} times in one forward; there is no call {call}")
+        raise UnknownSite(f"{times} {len(events.order)} times in one forward; there is no call {call}")
     return events.order[call or 0]
 
 

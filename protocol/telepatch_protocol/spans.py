@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from telepatch_protocol.checked import Key
+from telepatch_protocol.data import Column
 from telepatch_protocol.errors import BadArgument, ShapeError
 from telepatch_protocol.literals import list_meta
 from telepatch_protocol.meta import Meta, shown
@@ -21,13 +22,13 @@ class Span:
         name: the name.
         count: how many elements there are.
         literals: the elements themselves, where they are known.
-        element: what is known of each, where they are parts of one value.
+        element: what is known of each, where they are parts of one value or rows of data: a `Meta`, or a text.
     """
 
     name: str
     count: Dim
     literals: Sequence[object] | None = None
-    element: Meta | None = None
+    element: object = None
 
     def at(self, place: int) -> object:
         """One element, or what is known of it."""
@@ -44,7 +45,7 @@ def span_of(name: str, found: object) -> Span:
 
     Args:
         name: the name.
-        found: what its value stands for: a `Meta`, or a list.
+        found: what its value stands for: a `Meta`, a list, or a `Column`.
 
     Raises:
         BadArgument, ShapeError: nothing that has elements.
@@ -55,11 +56,14 @@ def span_of(name: str, found: object) -> Span:
         if not found.shape:
             raise ShapeError(f"'{name}' goes over the first axis of a value; {found} has no axes")
         return Span(name, found.shape[0], None, Meta(found.shape[1:], found.dtype))
+    if isinstance(found, Column):
+        row = found.row(Size.unknown(found.longest or 1))
+        return Span(name, found.rows, None, "" if row is None else row)
     if isinstance(found, list):
         if not found:
             raise BadArgument(f"'{name}' goes over an empty list; give it at least one element")
         return Span(name, len(found), found)
-    raise BadArgument(f"'{name}' goes over a list, a range or the first axis of a value; found {shown(found)}")
+    raise BadArgument(f"'{name}' goes over a list, a range, data or the first axis of a value; found {shown(found)}")
 
 
 def key_of(value: object, *, hole: bool, lengths: Mapping[str, int]) -> object:
@@ -80,7 +84,7 @@ def key_of(value: object, *, hole: bool, lengths: Mapping[str, int]) -> object:
         try:
             return list_meta(value).shape
         except BadArgument:
-            return None
+            return str(value)  # chat messages, each of its own length
     return None
 
 

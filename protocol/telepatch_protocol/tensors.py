@@ -101,38 +101,58 @@ def decode(data: bytes) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One tensor of a file: what it is, and where its bytes begin and end."""
+
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
 
 
-def _read_header(data: bytes) -> dict[str, _Entry]:
-    if len(data) < 8:
-        raise ProtocolError(f"{len(data)} bytes are no safetensors file")
-    length = struct.unpack("<Q", data[:8])[0]
-    if length > min(MAX_HEADER, len(data) - 8):
-        raise ProtocolError(f"the safetensors header claims {length} bytes; there are {len(data) - 8}")
+def header_bytes(first: bytes, total: int, most: int = MAX_HEADER) -> int:
+    """How long the header is that follows the first eight bytes of a file of `total` bytes.
+
+    Raises:
+        ProtocolError: no safetensors file.
+    """
+    if len(first) < 8:
+        raise ProtocolError(f"{len(first)} bytes are no safetensors file")
+    length: int = struct.unpack("<Q", first[:8])[0]
+    if length > min(most, total - 8):
+        raise ProtocolError(f"the safetensors header claims {length} bytes; there are {total - 8}, and {most} can be")
+    return length
+
+
+def layout(text: bytes, total: int) -> dict[str, Entry]:
+    """The tensors of a file by its header, every claim checked against the `total` bytes of the file.
+
+    Raises:
+        ProtocolError: a header that is none, or that lies.
+    """
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("the safetensors header is not JSON") from error
     if not isinstance(header, dict):
         raise ProtocolError("the safetensors header is no JSON object")
     header.pop("__metadata__", None)
-    entries = {name: _entry(name, claim, 8 + length, len(data)) for name, claim in header.items()}
-    end = 8 + length
+    entries = {name: _entry(name, claim, 8 + len(text), total) for name, claim in header.items()}
+    end = 8 + len(text)
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != end:
             raise ProtocolError(f"tensor '{name}' overlaps another one or leaves a gap")
         end = entry.stop
-    if end != len(data):
-        raise ProtocolError(f"{len(data) - end} bytes of the safetensors file belong to no tensor")
+    if end != total:
+        raise ProtocolError(f"{total - end} bytes of the safetensors file belong to no tensor")
     return entries
 
 
-def _entry(name: str, claim: object, base: int, total: int) -> _Entry:
+def _read_header(data: bytes) -> dict[str, Entry]:
+    return layout(data[8 : 8 + header_bytes(data, len(data))], len(data))
+
+
+def _entry(name: str, claim: object, base: int, total: int) -> Entry:
     if not isinstance(claim, dict) or set(claim) != {"dtype", "shape", "data_offsets"}:
         raise ProtocolError(f"tensor '{name}' is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = _WIRE.get(str(claim["dtype"])), claim["shape"], claim["data_offsets"]
@@ -148,14 +168,14 @@ def _entry(name: str, claim: object, base: int, total: int) -> _Entry:
         raise ProtocolError(
             f"tensor '{name}' of shape {shape} and dtype {dtype} does not fill its {stop - start} bytes"
         )
-    return _Entry(dtype, tuple(shape), start, stop)
+    return Entry(dtype, tuple(shape), start, stop)
 
 
 def _naturals(value: object) -> bool:
     return isinstance(value, list) and all(type(one) is int and 0 <= one < 2**62 for one in value)
 
 
-def _read(data: bytes, entry: _Entry) -> Tensor:
+def _read(data: bytes, entry: Entry) -> Tensor:
     raw = memoryview(data)[entry.start : entry.stop]
     if entry.dtype != "bfloat16":
         array = np.frombuffer(raw, dtype=np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
+from telepatch_broker.data import Stored, Uploads
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.keys import check_id
 from telepatch_broker.lane import Lane
@@ -29,9 +30,10 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.wire import from_dict
+from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
-from telepatch_server.prompts import check_ids, tokens_of
+from telepatch_server.prompts import check_ids, has_messages, tokens_of
 from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
@@ -59,7 +61,7 @@ class Admitted:
 Verdict = Admitted | TelepatchError
 
 
-async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lane) -> list[Verdict]:
+async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lane, uploads: Uploads) -> list[Verdict]:
     """Decide about every job of a submission, in order.
 
     Args:
@@ -67,11 +69,15 @@ async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lan
         person: whose it is; values of other people's jobs are not there.
         catalogue: cards and tokenizers.
         lane: knows earlier jobs.
+        uploads: knows the data that graphs name.
     """
     drafts = await aside(received.large, lambda: draft_all(received))
     models = await _models(drafts, catalogue)
     earlier = await _earlier(drafts, person, lane)
-    return await aside(received.large, lambda: Admission(received, person, models, earlier).decide(drafts))
+    data = await _data(drafts, person, uploads)
+    # A chat template may take a while, and others need not wait for it.
+    large = received.large or any(isinstance(draft, Draft) and has_messages(draft.graph) for draft in drafts)
+    return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
 
 
 def draft_all(received: Received) -> list[Draft | TelepatchError]:
@@ -94,6 +100,7 @@ class Admission:
         person: whose it is.
         models: by id, or why there is none.
         earlier: jobs of earlier submissions whose values are used, or why they cannot be.
+        data: complete uploads by digest, or why they cannot be used.
     """
 
     def __init__(
@@ -102,11 +109,13 @@ class Admission:
         person: str,
         models: Mapping[str, Model | TelepatchError],
         earlier: Mapping[str, JobStatus | TelepatchError],
+        data: Mapping[str, Stored | TelepatchError],
     ) -> None:
         self._received = received
         self._person = person
         self._models = models
         self._earlier = earlier
+        self._data = data
         self._metas = received.attached.metas
         self._attachments: dict[frozenset[str], bytes] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -131,17 +140,20 @@ class Admission:
         graph = draft.graph
         for parent, source in draft.uses.parents.items():
             self._check_parent(parent, source)
+        data = {digest: self._upload(digest, source) for digest, source in draft.uses.data.items()}
         model = self._models[graph.model.id]
         if isinstance(model, TelepatchError):
             raise model
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
+        refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
         checked = check(
             graph,
             model.card,
             lengths={text: len(ids) for text, ids in tokens.items()},
             attachment=self._metas,
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
+            data={digest: stored.upload.columns for digest, stored in data.items() if stored.upload.columns},
         )
         return Admitted(self._new_job(draft, checked, model, tokens), checked)
 
@@ -155,6 +167,7 @@ class Admission:
             tokens=json.dumps(tokens, separators=(",", ":")).encode() if tokens else b"",
             attachment=self._attachment(draft.uses.tensors),
             parents=draft.uses.parents,
+            data={digest: self._upload(digest, source).blob or "" for digest, source in draft.uses.data.items()},
             price=cost,
             cost=cost.tokens,
             alone=exact(draft.graph),
@@ -169,6 +182,13 @@ class Admission:
         if names not in self._attachments:
             self._attachments[names] = self._received.attached.only(names)
         return self._attachments[names]
+
+    def _upload(self, digest: str, source: Source) -> Stored:
+        """An upload that a job uses, or why it cannot, at the line where it does."""
+        found = self._data[digest]
+        if isinstance(found, TelepatchError):
+            raise type(found)(found.detail, node=source.node, file=source.file, line=source.line)
+        return found
 
     def _check_parent(self, parent: str, source: Source) -> None:
         """Refuse a job that uses values of one that was refused, or that is not there."""
@@ -251,6 +271,19 @@ async def _earlier(
             found[parent] = await lane.status(person, parent)
         except TelepatchError as error:
             found[parent] = error
+    return found
+
+
+async def _data(
+    drafts: list[Draft | TelepatchError], person: str, uploads: Uploads
+) -> dict[str, Stored | TelepatchError]:
+    """The uploads that are used."""
+    found: dict[str, Stored | TelepatchError] = {}
+    for digest in {digest for draft in drafts if isinstance(draft, Draft) for digest in draft.uses.data}:
+        try:
+            found[digest] = await uploads.complete(person, digest)
+        except TelepatchError as error:
+            found[digest] = error
     return found
 
 

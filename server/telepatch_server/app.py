@@ -20,11 +20,11 @@ from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import data, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
-ROUTERS = tuple(part.router for part in (jobs, events, results, models, words, me, worker_blobs, health))
+ROUTERS = tuple(part.router for part in (jobs, events, results, data, models, words, me, worker_blobs, health))
 
 
 class Problem(Frozen):
@@ -70,8 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
                             Limited,
                             most=settings.gateway_body_bytes,
                             seconds=settings.gateway_body_seconds,
-                            prefix=worker_blobs.PREFIX,
-                            prefix_most=settings.gateway_blob_bytes,
+                            others={
+                                worker_blobs.PREFIX: settings.gateway_blob_bytes,
+                                data.PREFIX: settings.gateway_upload_bytes,
+                            },
                         ),
                     ],
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -33,22 +33,22 @@ class Limited:
         app: what gets the rest.
         most: bytes of a body.
         seconds: how long a sender may be silent in the middle of a body.
-        prefix: paths that begin so have the limit `prefix_most` instead.
+        others: the limits of paths that begin so.
     """
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float, prefix: str, prefix_most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, seconds: float, others: Mapping[str, int]) -> None:
         self._app = app
         self._most = most
         self._seconds = seconds
-        self._prefix = prefix
-        self._prefix_most = prefix_most
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._prefix_most if scope["path"].startswith(self._prefix) else self._most
+        named = (most for prefix, most in self._others.items() if scope["path"].startswith(prefix))
+        most = next(named, self._most)
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         read, ended = 0, False
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 from telepatch_broker.registry import Registry
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
+from telepatch_server.chat import Chat
 from telepatch_server.words import Words
 
 
@@ -19,6 +21,11 @@ class Model:
     json: bytes
     card: ModelCard
     words: Words | None
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Its chat template."""
+        return Chat(self.card)
 
     def tokenizer(self) -> Words:
         """Its tokenizer.

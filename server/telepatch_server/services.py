@@ -11,6 +11,7 @@ from fastapi import Request
 
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
 from telepatch_broker.connection import check, connect
+from telepatch_broker.data import Uploads
 from telepatch_broker.events import EventHub, EventLog
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
@@ -29,6 +30,7 @@ class Services:
         settings: what it was told.
         keys: None when it asks for none.
         lane: where jobs are queued.
+        uploads: what people sent for their jobs.
         blobs: where large results are.
         registry: which models and workers there are.
         catalogue: their cards and tokenizers, kept ready.
@@ -41,6 +43,7 @@ class Services:
     settings: Settings
     keys: KeyRing | None
     lane: Lane
+    uploads: Uploads
     blobs: Blobs
     registry: Registry
     catalogue: Catalogue
@@ -61,12 +64,19 @@ async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) ->
     blobs = DirectoryBlobs(settings.blobs)
     registry = Registry(client)
     lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
+    uploads = Uploads(
+        client,
+        blobs,
+        person_bytes=settings.gateway_data_bytes,
+        upload_bytes=settings.gateway_upload_bytes,
+        unfinished_seconds=settings.gateway_upload_seconds,
+    )
     try:
         await check(client)
         await check_shared(blobs, client)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
-            yield Services(settings, keys, lane, blobs, registry, catalogue, EventLog(client), hub, metrics)
+            yield Services(settings, keys, lane, uploads, blobs, registry, catalogue, EventLog(client), hub, metrics)
     finally:
         await client.aclose()
 

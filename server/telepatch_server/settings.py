@@ -30,6 +30,9 @@ class Settings(Variables):
         gateway_body_bytes: the largest body of a request.
         gateway_body_seconds: how long a sender may be silent in the middle of a body.
         gateway_blob_bytes: the largest blob that a worker may send.
+        gateway_upload_bytes: the largest upload of data for jobs, which may be sent in parts.
+        gateway_data_bytes: bytes that all uploads of one person may have together.
+        gateway_upload_seconds: how long an upload is kept whose next part does not come.
         gateway_jobs: the most jobs of one request.
         gateway_results: the most results of one request.
         gateway_wait_seconds: the longest that a submission waits for its results.
@@ -54,6 +57,9 @@ class Settings(Variables):
     gateway_body_bytes: int = Field(default=64 * 2**20, ge=1024)
     gateway_body_seconds: float = Field(default=30.0, gt=0)
     gateway_blob_bytes: int = Field(default=64 * 2**30, ge=1024)
+    gateway_upload_bytes: int = Field(default=2 * 2**30, ge=1024)
+    gateway_data_bytes: int = Field(default=8 * 2**30, ge=1024)
+    gateway_upload_seconds: float = Field(default=86_400.0, gt=0)
     gateway_jobs: int = Field(default=1000, ge=1)
     gateway_results: int = Field(default=1000, ge=1)
     gateway_wait_seconds: float = Field(default=60.0, ge=0)

@@ -1,4 +1,4 @@
-"""What a graph takes from outside itself: values of other jobs, and attached tensors."""
+"""What a graph takes from outside itself: values of other jobs, attached tensors, and uploads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from telepatch_broker.jobs import Source
+from telepatch_protocol.data import is_digest
 from telepatch_protocol.graph import Call, Graph, Module, Node, Set
 from telepatch_protocol.order import users
 from telepatch_protocol.subgraphs import all_nodes, all_runs, arguments_of, bodies_of, inputs_of
@@ -20,23 +21,28 @@ class Uses:
     Attributes:
         parents: jobs whose saved values it uses, and the first place where it does.
         tensors: names of attached tensors.
+        data: digests of uploads, and the first place where it uses them.
     """
 
     parents: dict[str, Source]
     tensors: frozenset[str]
+    data: dict[str, Source]
 
 
 def uses_of(graph: Graph) -> Uses:
     """What a graph takes from outside; forms that are malformed are left for the checker to refuse."""
     parents: dict[str, Source] = {}
+    data: dict[str, Source] = {}
     tensors: set[str] = set()
     for form, user in _forms(graph):
-        job, tensor = form.get("result"), form.get("tensor")
+        job, tensor, digest = form.get("result"), form.get("tensor"), form.get("data")
         if isinstance(tensor, str):
             tensors.add(tensor)
         if isinstance(job, str) and job not in parents:
             parents[job] = Source(user, *graph.place_of(user))
-    return Uses(parents, frozenset(tensors))
+        if isinstance(digest, str) and is_digest(digest) and digest not in data:
+            data[digest] = Source(user, *graph.place_of(user))
+    return Uses(parents, frozenset(tensors), data)
 
 
 def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:

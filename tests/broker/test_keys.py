@@ -7,6 +7,8 @@ from importlib.resources import files
 import redis.asyncio
 
 from telepatch_broker import events, keys
+from telepatch_broker.blobs import DirectoryBlobs, chunks_of
+from telepatch_broker.data import Uploads
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_broker.scripting import NAMES
@@ -43,3 +45,13 @@ async def test_scripts_write_only_keys_that_have_a_name(lane: Lane, client: redi
         keys.USES,
         keys.MODELS,
     }
+
+
+async def test_scripts_of_uploads_write_only_keys_that_have_a_name(
+    client: redis.asyncio.Redis, blobs: DirectoryBlobs
+) -> None:
+    digest = "a" * 64
+    await Uploads(client, blobs).receive("ada", digest, 10, 0, chunks_of(b"abc"))
+    found = {key.decode() async for key in client.scan_iter()}
+    wanted = {keys.upload("ada", digest), keys.parts_of("ada", digest), keys.uploads_of("ada")}
+    assert found == {*wanted, keys.UPLOADED, keys.UNFINISHED}

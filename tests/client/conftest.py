@@ -13,7 +13,7 @@ import pytest
 import telepatch
 from telepatch.lab import Lab
 from telepatch.model import Model
-from telepatch_protocol.card import Aliases, Leaf, Limits, ModelCard, ModuleCard, ParamCard, PortCard
+from telepatch_protocol.card import Aliases, ChatTemplate, Leaf, Limits, ModelCard, ModuleCard, ParamCard, PortCard
 
 WIDTH, VOCABULARY, LAYERS = 8, 50, 4
 
@@ -90,6 +90,7 @@ def model_card() -> ModelCard:
         limits=Limits(max_positions=64),
         aliases=aliases,
         modules=tuple(modules),
+        chat=ChatTemplate(template="..."),
     )
 
 

@@ -59,9 +59,11 @@ class Gateway:
     fetches: list[list[str]] = field(default_factory=list)
     places: list[str | None] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    tokenized: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
+    dry: dict[str, Any] = field(default_factory=dict)
     ending: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class Gateway:
 
     def submitted(self, submission: dict[str, Any]) -> dict[str, Any]:
         """Take or refuse jobs; they run in a thread of their own."""
+        if submission.get("dry_run"):
+            return {"jobs": [{"id": job["id"], **self.dry} for job in submission["jobs"]]}
         answers = []
         before = f"{len(self.events)}-0"
         for job in submission["jobs"]:
@@ -158,15 +162,27 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/results":
             self.results(json.loads(body)["jobs"])
         elif self.path == "/v1/tokenize":
-            rows = [
-                {"ids": [ord(one) for one in text], "pieces": list(text), "tokens": list(text)}
-                for text in json.loads(body)["text"]
-            ]
-            self.say({"rows": rows})
+            self.say({"rows": self.tokenized(json.loads(body))})
         elif self.path == "/v1/detokenize":
-            self.say({"rows": [{"text": "".join(map(chr, ids))} for ids in json.loads(body)["ids"]]})
+            rows = json.loads(body)["ids"]
+            self.say({"rows": [{"text": "".join(map(chr, ids)), "pieces": [*map(chr, ids)]} for ids in rows]})
         else:
             self.refuse(404, "not_found", f"there is no {self.path}")
+
+    def tokenized(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """A token per letter; messages are their contents, an answer is begun by ``>``."""
+        self.gateway.tokenized.append(body)
+        begun = ">" if (body.get("chat") or {}).get("add_generation_prompt", True) else ""
+        chats = ["".join(one["content"] for one in chat) + begun for chat in body.get("messages") or ()]
+        return [
+            {
+                "ids": [ord(one) for one in text],
+                "pieces": list(text),
+                "offsets": [[at, at + 1] for at in range(len(text))],
+                "text": text,
+            }
+            for text in chats or body["text"]
+        ]
 
     def submission(self, body: bytes) -> dict[str, Any]:
         """The JSON of a submission, whose tensors are set aside."""

@@ -141,12 +141,12 @@ def test_several_invokes_are_generations_of_one_job_with_settings_of_their_own(m
         with t.invoke("one") as a:
             model.blocks[0].output[:, -1] = 0
         with t.invoke("two, longer", temperature=0.7, max_new_tokens=3) as b:
-            b.tokens.save("b")
+            b.generated.save("b")
     assert len(t.graph.runs) == 2
     assert set(saved(t, card)) == {"tokens", "lengths", "reasons", "b", "lengths_r1", "reasons_r1"}
-    assert a.tokens.ndim == b.tokens.ndim == 2
+    assert a.generated.ndim == b.generated.ndim == 2
     with pytest.raises(TraceError, match="is of one generation, and this block has 2"):
-        _ = t.tokens
+        _ = t.generated
 
 
 def test_a_generation_is_a_run_of_a_session(model: Model, card: ModelCard) -> None:
@@ -156,7 +156,7 @@ def test_a_generation_is_a_run_of_a_session(model: Model, card: ModelCard) -> No
         with model.generate("Hello", max_new_tokens=6) as t:
             model.blocks[1].output[:, -1] = v
             seen = model.blocks[3].output[:, -1]
-        with model.trace(t.tokens):
+        with model.trace(t.generated):
             model.lm_head.output[:, -1].save("next")
         seen.mean(0).save("mean")
     assert saved(s, card)["next"] == "float32 (1, 50)"

@@ -109,10 +109,8 @@ def test_what_is_no_input_is_refused(model: Model, wrong: Any) -> None:
         model.lm_head.output.save()
 
 
-def test_messages_and_named_tensors_are_refused_by_name(model: Model) -> None:
-    with pytest.raises(NotYetSupported, match="messages"), model.trace([{"role": "user", "content": "hi"}]):
-        pass
-    with pytest.raises(NotYetSupported, match="inputs"), model.trace({"pixel_values": np.ones(3)}):
+def test_named_tensors_are_refused_where_the_model_takes_tokens(model: Model) -> None:
+    with pytest.raises(BadArgument, match="takes token ids"), model.trace({"pixel_values": np.ones(3)}):
         pass
 
 

@@ -304,6 +304,66 @@ def test_torch_functions_and_tensors_become_operations(model: Model) -> None:
     assert sub[2] == "$n0"
 
 
+def test_numpy_names_that_differ_from_pytorchs_find_their_operation(model: Model) -> None:
+    with model.trace("x") as t:
+        a = model.blocks[0].resid_post[:, -1]
+        np.arctan2(a, 1.0).save()
+        np.radians(a).save()
+        np.fix(a).save()
+        np.fmax(a, 0.0).save()
+        np.float_power(a, 2).save()
+        np.tile(a, (2, 1)).save()
+        np.hstack([a, a]).save()
+        np.array_equal(a, a).save()
+        np.linalg.slogdet(a.mT @ a).logabsdet.save()
+        np.diff(a, n=2, axis=-1).save()
+        grid = np.meshgrid(a[0], a[0, :2])
+        grid[0].save()
+        for other in (np.median, np.nanmedian, np.vander):
+            with pytest.raises(UnknownOperation, match="no counterpart"):
+                other(a[0])
+        with pytest.raises(BadArgument, match="say by name"):
+            np.unique(a, True)
+    names = [name for name, *_ in calls(t.graph) if name not in ("index", "transpose", "matmul")]
+    assert names == [
+        *("atan2", "deg2rad", "trunc", "fmax", "float_power", "tile", "hstack", "equal", "slogdet", "diff", "meshgrid"),
+    ]
+    assert grid[0].shape == (2, 8)
+
+
+def test_torch_functions_hand_on_only_what_asks_for_something(model: Model) -> None:
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    with model.trace([1, 2, 3]) as t:
+        a = model.blocks[0].resid_post
+        functional.max_pool1d(a, 2).save()
+        functional.huber_loss(a, a).save()
+        functional.embedding(a.long().abs(), torch.ones(4, 3)).save()
+        functional.logsigmoid(a).save()
+        functional.pad(a, (1, 1)).save()
+        torch.linalg.svdvals(a).save()
+        torch.linalg.vector_norm(a).save()
+        torch.special.expit(a).save()
+        torch.special.entr(a).save()
+        torch.cdist(a, a).save()
+        torch.hstack([a, a]).save()
+        torch.inverse(a[0, :, :3]).save()
+        torch.argwhere(a).save()
+        first, _ = torch.split(a, 2, dim=1)
+        first.save()
+        torch.unbind(a, 1)[2].save()
+        torch.meshgrid(a[0, 0], a[0, 1])[1].save()
+        with pytest.raises(BadArgument, match="has no argument 'max_norm'"):
+            functional.embedding(a.long(), torch.ones(4, 3), max_norm=1.0)
+        with pytest.raises(UnknownOperation, match="linalg_norm"):
+            torch.linalg.norm(a)
+    names = [name for name, *_ in calls(t.graph) if name not in ("to", "abs", "index")]
+    assert names == [
+        *("max_pool1d", "huber_loss", "embedding", "logsigmoid", "pad", "svdvals", "norm", "sigmoid", "entr", "cdist"),
+        *("hstack", "inv", "nonzero", "meshgrid"),
+    ]
+
+
 def test_a_bfloat16_tensor_is_sent_as_that(model: Model) -> None:
     torch = pytest.importorskip("torch")
     with model.trace("x") as t:

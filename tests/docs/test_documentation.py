@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def test_the_python_of_the_guide_runs_and_shows_the_line_of_an_error(demo_url: s
     lines = (tmp_path / "page.py").read_text().splitlines()
     line = 1 + next(number for number, text in enumerate(lines) if "too_far = " in text)
     assert f"page.py:{line}: index 99 is past the end of axis 1" in found
+
+
+def test_the_python_of_the_page_about_models_runs(service_url: str, tmp_path: Path):
+    assert said("docs/models.md", service_url, tmp_path).startswith("(4, 5, 32) [")
+
+
+def test_the_cards_of_the_page_about_models_are_cards():
+    from telepatch_worker.cards import CardFile
+
+    cards = [CardFile.model_validate(tomllib.loads(text)) for text in blocks("docs/models.md", "toml")]
+    assert [card.kind for card in cards] == ["vision", "module", "causal", "causal"]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")

@@ -54,3 +54,15 @@ def test_a_job_over_a_limit_is_refused_with_both_numbers(card: ModelCard):
             {"z": "$z", "y": "$y"},
             {"a": Input(600, 2), "b": Input(600, 2)},
         )
+
+
+def test_gradients_cost_what_they_keep_of_the_forward(card: ModelCard):
+    """From the first layer of which a gradient is asked to the place of the number, everything is kept."""
+
+    def peak(layer: int, *more: dict) -> int:
+        nodes = [get("h", f"blocks.{layer}:resid_post", "a"), get("z", "head:output", "a")]
+        total = {"kind": "call", "id": "sum", "op": "sum", "args": ["$z"]}
+        return priced(card, [*nodes, total, *more], {"s": "$sum"}, {"a": Input(1, 10)}).peak_bytes
+
+    grad = {"kind": "grad", "id": "g", "of": "$sum", "wrt": ["$h"]}
+    assert peak(0) < peak(3, grad) < peak(0, grad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.protocol.refusals import MORE_REFUSALS, VAST, Refusal
 
 from telepatch_protocol.errors import GraphError
 from telepatch_protocol.indexing import Slice
@@ -28,9 +29,8 @@ _PAIRS = "add sub mul div maximum minimum remainder floor_divide eq ne lt le gt 
 _AXES = "sum mean std var amax amin any all logsumexp max min median argmax argmin prod"
 _FLOATS = "silu softplus softmax log_softmax"
 
-Refusal = tuple[tuple[object, ...], dict[str, object], str]
-
 REFUSALS: dict[str, list[Refusal]] = {
+    **MORE_REFUSALS,
     **{name: [((2,), {}, "'input' is a tensor; found 2")] for name in _ANY.split()},
     **{name: [((TRUTH,), {}, "is not defined for bool, found bool")] for name in _NO_BOOL.split()},
     **{
@@ -149,6 +149,7 @@ REFUSALS: dict[str, list[Refusal]] = {
         (("ijk->i", X), {}, "term 'ijk' names 3 axes"),
         (("ij,ij->i", X), {}, "has 2 terms for 1 values"),
         (("i1->i", X), {}, "is no equation"),
+        (("i,j,ij->", VAST, VAST, Meta((1, 1), "float32")), {}, "makes products of 1,000,000,000,000 numbers"),
     ],
     "svd": [((HALF,), {}, "needs float32 or float64, found float16"), ((POINT,), {}, "needs a matrix")],
     "qr": [((X, "r"), {}, "'mode' is 'r'; it may be 'reduced', 'complete'")],
@@ -164,7 +165,11 @@ REFUSALS: dict[str, list[Refusal]] = {
     "kl_div": [((X, Y), {}, "do not broadcast"), ((X, X, "max"), {}, "'reduction' is 'max'")],
     "mse_loss": [((X, Y), {}, "make them one shape")],
     "binary_cross_entropy_with_logits": [((X, WHOLE), {}, "floating-point")],
-    "cosine_similarity": [((X, Y), {}, "do not broadcast"), ((X, X, 2), {}, "dim is 2")],
+    "cosine_similarity": [
+        ((VAST, Meta((1000, 1), "float32")), {}, "makes products of 1,000,000,000 numbers"),
+        ((X, Y), {}, "do not broadcast"),
+        ((X, X, 2), {}, "dim is 2"),
+    ],
     "zeros": [(([-1],), {}, "'size' holds -1")],
     "ones": [(([2], "float"), {}, "'dtype' is a dtype")],
     "full": [(([2], X), {}, "'fill_value' is one number"), (([2], POINT), {}, "name the dtype")],

@@ -78,13 +78,6 @@ def test_the_golden_generation_passes_the_check(card: ModelCard):
     assert set(saves) == set(golden("generate").saves)
 
 
-def test_chat_messages_named_tensors_and_uploads_are_refused_by_name(card: ModelCard):
-    with pytest.raises(NotYetSupported, match="messages"):
-        check(golden("inputs"), card)
-    with pytest.raises(NotYetSupported, match="data"):
-        check(golden("constants").model_copy(update={"constants": {"up": {"data": "0" * 64}}}), card)
-
-
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():
     graph = golden("get")
     same = graph.model_copy(update={"constants": {**graph.constants, "layer": 3, "prompt": "other"}, "lines": {}})

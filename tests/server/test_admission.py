@@ -41,7 +41,7 @@ def test_an_index_behind_the_end_of_a_prompt_is_refused_at_the_authors_line(http
         ({"constants": {"prompt": ["ab", "abc"], "layer": 0}}, "shape_error", "2, 3 tokens"),
         ({"constants": {"prompt": ["a"] * 17, "layer": 0}}, "too_large", "17 rows"),
         ({"constants": {"prompt": 5, "layer": 0}}, "bad_argument", "text is a string"),
-        ({"constants": {"prompt": "a", "layer": {"data": "ab"}}}, "not_yet_supported", "data"),
+        ({"constants": {"prompt": "a", "layer": {"data": "ab"}}}, "bad_argument", "sha256"),
         ({"constants": {"prompt": "a", "layer": {"tensor": "t"}}}, "unknown_name", "no attached tensor 't'"),
         ({"model": {"id": "tiny", "revision": "old"}}, "bad_argument", "revision old"),
         ({"saves": {}}, "bad_argument", "saves nothing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -79,6 +80,12 @@ def test_answers_are_what_openapi_says(
     check(http.get("/v1/models/tiny"), "/v1/models/{id}")
     check(http.get("/v1/models/none"), "/v1/models/{id}")
     check(http.get("/v1/me"), "/v1/me")
+    digest = hashlib.sha256(b"x" * 9).hexdigest()
+    begun = http.put(f"/v1/data/{digest}", headers={"Content-Range": "bytes */9"})
+    check(begun, "/v1/data/{sha256}")
+    check(http.put(f"/v1/data/{digest}", content=b"x" * 9), "/v1/data/{sha256}")
+    check(http.get(f"/v1/data/{digest}"), "/v1/data/{sha256}")
+    check(http.get("/v1/data"), "/v1/data")
     check(http.post("/v1/tokenize", json={"model": "tiny", "text": "a"}), "/v1/tokenize")
     check(http.post("/v1/detokenize", json={"model": "tiny", "ids": [1]}), "/v1/detokenize")
     check(http.delete(f"/v1/jobs/{id}"), "/v1/jobs/{id}")

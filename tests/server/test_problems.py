@@ -40,7 +40,7 @@ def test_a_problem_becomes_the_same_error_again() -> None:
         ("GET", "/v1/jobs?state=asleep", 422, "bad_argument"),
         ("GET", "/v1/jobs/no-uuid", 422, "bad_argument"),
         ("GET", "/v1/models/nobody", 404, "not_found"),
-        ("PUT", "/v1/data/abc", 404, "not_found"),
+        ("PUT", "/v1/data/abc", 422, "bad_argument"),
     ],
 )
 def test_every_refusal_is_a_problem(http: httpx.Client, method: str, path: str, status: int, code: str) -> None:

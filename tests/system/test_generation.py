@@ -54,7 +54,7 @@ def test_greedy_tokens_and_text_are_those_of_transformers(lab: Lab, local: Loade
     with model.generate(PROMPT, max_new_tokens=12) as t:
         logits = model.lm_head.output[:, -1].save()
     expected = plain(local, PROMPT, 12)
-    assert t.tokens.numpy().tolist() == [expected]
+    assert t.generated.numpy().tolist() == [expected]
     assert t.result == model.detokenize(expected)
     assert t.reasons == ["length"]
     assert logits.shape == (12, 1, model.card.vocabulary)
@@ -73,8 +73,8 @@ def test_steering_at_every_step_and_at_chosen_steps_is_what_a_hook_does(lab: Lab
         pass
     steps = iter(range(99))
     vector = torch.from_numpy(push)
-    assert every.tokens.numpy()[0].tolist() == plain(local, PROMPT, 10, lambda out: out + vector)
-    assert some.tokens.numpy()[0].tolist() == plain(
+    assert every.generated.numpy()[0].tolist() == plain(local, PROMPT, 10, lambda out: out + vector)
+    assert some.generated.numpy()[0].tolist() == plain(
         local, PROMPT, 10, lambda out: out + vector if next(steps) in (2, 3) else out
     )
     assert every.result != free.result != some.result
@@ -94,7 +94,7 @@ def test_steps_are_streamed_in_order_while_they_are_made(lab: Lab) -> None:
         events.append(event)
     assert states == ["running"]
     assert [event.step for event in events] == list(range(150))
-    assert [event.token for event in events] == t.tokens.numpy()[0].tolist()
+    assert [event.token for event in events] == t.generated.numpy()[0].tolist()
     assert np.allclose([event.norm for event in events], norm.numpy(), rtol=1e-6)
     assert "".join(event.text for event in events) == t.result[: len("".join(event.text for event in events))]
     with pytest.raises(AttributeError, match="there is no 'score'"):
@@ -139,8 +139,8 @@ def test_several_invokes_sample_by_their_own_seeds_whatever_the_company(lab: Lab
             d.seed.save("chosen")
     with model.generate(PROMPT, max_new_tokens=8, temperature=1.0, seed=5) as alone:
         pass
-    assert a.tokens.numpy().tolist() == alone.tokens.numpy().tolist()
-    assert c.tokens.numpy().tolist() == [a.tokens.numpy()[0, :4].tolist()]
+    assert a.generated.numpy().tolist() == alone.generated.numpy().tolist()
+    assert c.generated.numpy().tolist() == [a.generated.numpy()[0, :4].tolist()]
     assert t.result == [a.result, b.result, c.result, d.result]
     with model.generate("Nobody chose", max_new_tokens=8, temperature=1.0, seed=int(d.seed)) as again:
         pass
@@ -152,7 +152,7 @@ def test_tokens_can_be_forced_and_a_stop_text_ends(lab: Lab, local: Loaded) -> N
     forced = [10, 20, 30]
     with model.generate(PROMPT, max_new_tokens=3) as t, t.steps() as step:
         t.token = telepatch.tensor(forced)[step.index]
-    assert t.tokens.numpy().tolist() == [forced]
+    assert t.generated.numpy().tolist() == [forced]
     text = local.tokenizer.decode(plain(local, PROMPT, 12))
     with model.generate(PROMPT, max_new_tokens=12, stop=[text[4:6]]) as t:
         pass
@@ -165,12 +165,12 @@ def test_a_generation_of_a_session_feeds_a_trace(lab: Lab) -> None:
     with model.session():
         with model.generate(PROMPT, max_new_tokens=6) as t:
             seen = model.blocks[3].output[:, -1]
-        with model.trace(t.tokens):
+        with model.trace(t.generated):
             logits = model.lm_head.output[:, -1].save()
         mean = seen.mean(0).save()
     assert logits.shape == (1, model.card.vocabulary)
     assert mean.shape == (1, 64)
-    with model.trace(ids=t.tokens.numpy()[0].tolist()):
+    with model.trace(ids=t.generated.numpy()[0].tolist()):
         again = model.lm_head.output[:, -1].save()
     assert np.allclose(logits.numpy(), again.numpy(), atol=1e-5)
 
@@ -178,11 +178,11 @@ def test_a_generation_of_a_session_feeds_a_trace(lab: Lab) -> None:
 def test_a_sweep_of_temperatures(lab: Lab) -> None:
     model = lab.model(MODEL)
     with model.sweep(warm=[0.0, 0.7]) as v, model.generate(PROMPT, max_new_tokens=5, temperature=v.warm, seed=1) as t:
-        tokens = t.tokens.save()
+        tokens = t.generated.save()
     assert tokens.numpy().shape == (2, 1, 5)
     with model.generate(PROMPT, max_new_tokens=5, temperature=0.7, seed=1) as t:
         pass
-    assert tokens.numpy()[1].tolist() == t.tokens.numpy().tolist()
+    assert tokens.numpy()[1].tolist() == t.generated.numpy().tolist()
 
 
 def test_a_generation_that_fails_or_is_cancelled_ends_its_stream_with_the_reason(lab: Lab) -> None:
@@ -223,7 +223,7 @@ def test_async(service_url: str) -> None:
             async with model.generate(PROMPT, max_new_tokens=20) as t:
                 model.blocks[0].output[:, -1] *= 0.5
             events = [event.token async for event in t.stream()]
-            return events, (await t.tokens).tolist()[0]
+            return events, (await t.generated).tolist()[0]
 
     streamed, kept = asyncio.run(main())
     assert streamed == kept

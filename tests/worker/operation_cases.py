@@ -1,48 +1,35 @@
-"""For every operation of the vocabulary: calls, and what PyTorch says when asked in its own way."""
+"""For every operation: calls, and what PyTorch says when asked in its own way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
-from torch import Tensor
+from tests.worker.cases_algebra import ALGEBRA
+from tests.worker.cases_axes import AXES
+from tests.worker.cases_functions import FUNCTIONS
+from tests.worker.cases_learning import LEARNING
+from tests.worker.operation_inputs import (
+    CLASSES,
+    COUNTS,
+    LOGP,
+    LOGQ,
+    MASK,
+    ODD,
+    POSITIVE,
+    ROW,
+    SORTED,
+    SQUARE,
+    SYMMETRIC,
+    VECTOR,
+    WEIGHT,
+    WHOLE,
+    Case,
+    X,
+    Y,
+    case,
+)
 from torch.nn import functional as F  # noqa: N812
 
 from telepatch_protocol.indexing import Slice
-
-Expected = Tensor | tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call and its result."""
-
-    args: tuple[object, ...]
-    expected: Expected
-    kwargs: dict[str, object] = field(default_factory=dict)
-
-
-def case(*args: object, expected: Expected, **kwargs: object) -> Case:
-    return Case(args, expected, kwargs)
-
-
-_generator = torch.Generator().manual_seed(0)
-X = torch.randn(2, 3, 4, generator=_generator)
-Y = torch.randn(3, 4, generator=_generator)
-POSITIVE = X.abs() + 0.1
-WHOLE = torch.randint(-5, 6, (2, 3, 4), generator=_generator)
-COUNTS = torch.tensor([[0, 2, 1], [3, 1, 0]])
-MASK = X > 0
-ROW = torch.tensor([True, False, True])
-SQUARE = torch.randn(3, 3, generator=_generator) + 3 * torch.eye(3)
-SYMMETRIC = SQUARE + SQUARE.mT
-ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.5])
-VECTOR = torch.tensor([0.5, -1.0, 2.0, 3.5])
-SORTED = torch.tensor([0.0, 1.0, 2.0, 4.0])
-CLASSES = torch.tensor([3, 0, 1])
-WEIGHT = torch.randn(5, 4, generator=_generator)
-LOGP = F.log_softmax(Y, -1)
-LOGQ = F.log_softmax(Y.flip(0), -1)
 
 _SELF = (
     "abs ceil cos detach erf exp expm1 floor isfinite isinf isnan logical_not neg round sigmoid sign sin square tanh"
@@ -54,6 +41,10 @@ _REDUCED = "sum mean std var amax amin any all"
 _ONE_AXIS = "argmax argmin"
 
 CASES: dict[str, list[Case]] = {
+    **FUNCTIONS,
+    **AXES,
+    **ALGEBRA,
+    **LEARNING,
     **{name: [case(X, expected=getattr(X, name)())] for name in _SELF.split()},
     **{name: [case(POSITIVE, expected=getattr(POSITIVE, name)())] for name in _SELF_POSITIVE.split()},
     **{name: [case(X, Y, expected=getattr(X, name)(Y))] for name in _PAIRS.split()},
@@ -286,5 +277,13 @@ DRAWN: dict[str, tuple[tuple[object, ...], tuple[int, ...], str]] = {
     "randn": (([5],), (5,), "float32"),
     "randint": ((3, 9, [4, 2]), (4, 2), "int64"),
     "randperm": ((6,), (6,), "int64"),
+    "rand_like": ((X,), (2, 3, 4), "float32"),
+    "randn_like": ((X,), (2, 3, 4), "float32"),
+    "normal": ((X, 2.0), (2, 3, 4), "float32"),
+    "bernoulli": ((torch.full((40,), 0.5),), (40,), "float32"),
+    "poisson": ((torch.full((40,), 3.0),), (40,), "float32"),
+    "multinomial": ((torch.ones(3, 8), 6), (3, 6), "int64"),
+    "dropout": ((torch.ones(40),), (40,), "float32"),
+    "gumbel_softmax": ((X,), (2, 3, 4), "float32"),
 }
 """Random operations: arguments but the key, and the shape and dtype of what they draw."""

@@ -102,3 +102,9 @@ def test_the_tolerance_follows_the_dtype_unless_the_card_says(tmp_path):
 def test_limits_on_the_card_win_over_those_of_the_model(tmp_path):
     card = read_card(written(tmp_path, CONFIG + "[limits]\nmax_positions = 12\nmax_rows = 3"))
     assert (card.limits_for(100).max_positions, card.limits_for(100).max_rows) == (12, 3)
+
+
+def test_a_chat_template_needs_a_tokenizer(tmp_path):
+    assert "'chat_template' needs a tokenizer" in refusal(
+        tmp_path, CONFIG.replace('"bytes"', '"none"') + 'chat_template = "x"'
+    )

@@ -439,7 +439,7 @@ def failing(build, kind):
             {**build.set("blocks.2:resid_post", "$x", [":", 0]), "id": "w"},
             logits,
         ],
-        "unknown": [get, build.call("x", "sinh", "$h"), logits],
+        "unknown": [get, build.call("x", "fft", "$h"), logits],
     }
     return build.task(GPT2, {"a": A}, *nodes[kind], lines=lines, saves={"l": "$l"})
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
 from telepatch_protocol.card import Aliases
+from telepatch_protocol.sites import find, parse
 from telepatch_worker.cards import read_card
 from telepatch_worker.families import aliases_of
 from telepatch_worker.load import load
@@ -27,7 +28,7 @@ def test_gpt2_offers_every_place_of_a_decoder(tmp_path):
         "final_norm": "transformer.ln_f",
         "unembed": "lm_head",
     }
-    assert found.ports == {"blocks.*": {"resid_pre": "input", "resid_post": "output"}}
+    assert {"resid_pre": "input", "resid_post": "output"}.items() <= found.ports["blocks.*"].items()
 
 
 def test_llama_offers_the_same_names(tmp_path):
@@ -107,3 +108,20 @@ def test_aliases_on_the_card_file_replace_those_of_the_family(tmp_path):
     own = Aliases(modules={"middle": "transformer.h.2"})
     card = read_card(MODELS / "gpt2-random.toml").model_copy(update={"aliases": own})
     assert load(card, cache=tmp_path).card.aliases == own
+
+
+def test_aliases_on_the_card_file_may_be_parts_of_tensors_below_a_module(tmp_path):
+    text = (
+        (MODELS / "gpt2-random.toml").read_text()
+        + """
+[aliases.modules]
+"middle" = "transformer.h.2"
+[aliases.ports.middle]
+values = { path = "attn.c_attn", port = "output", view = { split = [3, 4, 12], pick = [0, 2] } }
+"""
+    )
+    (tmp_path / "own.toml").write_text(text)
+    card = load(tmp_path / "own.toml", cache=tmp_path).card
+    (found,) = find(card, parse("middle:values"))
+    assert found.leaf.axes == ("row", "pos", 4, 12)
+    assert found.place == find(card, parse("transformer.h.2.attn.c_attn:output"))[0].place

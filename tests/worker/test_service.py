@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -16,17 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from telepatch_broker.blobs import DirectoryBlobs
+from telepatch_broker.blobs import DirectoryBlobs, chunks_of
 from telepatch_broker.connection import connect
+from telepatch_broker.data import Uploads
 from telepatch_broker.events import START, EventLog
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
+from telepatch_protocol.data_files import encode
 from telepatch_protocol.errors import BadArgument, ExecutionError, GraphError, ProtocolError
 from telepatch_protocol.jobs import ENDED, new_job_id
+from telepatch_protocol.tensors import Tensor
 from telepatch_worker import evaluate, results
 from telepatch_worker.engine import BatchLimits
 from telepatch_worker.service import card_of, housekeeping
@@ -216,6 +222,31 @@ async def test_a_value_of_another_job_comes_from_memory_or_from_the_store(desk, 
     expected = (await desk.values(parent.id))["h"][:, 0]
     for job in (near, far):
         assert torch.equal((await desk.values(job.id))["r"], expected)
+
+
+async def test_data_comes_from_the_store_once_and_then_from_memory(desk, monkeypatch):
+    file = encode({"x": Tensor.of(np.full((1, 48), 2.0, np.float32))})
+    digest = hashlib.sha256(file).hexdigest()
+    uploads = Uploads(desk.lane._redis, desk.blobs)
+    await uploads.receive("ada", digest, len(file), 0, chunks_of(file))
+    blob = (await uploads.get("ada", digest)).blob
+    nodes = desk.build.get("h", "blocks.0:resid_post", [":", -1]), desk.build.call("sum", "add", "$h", "$d")
+    asked = []
+    fetch = Lane.data
+
+    async def counted(self, job, name):
+        asked.append(name)
+        return await fetch(self, job, name)
+
+    monkeypatch.setattr(Lane, "data", counted)
+    async with desk.worker():
+        for _ in range(3):
+            job = dataclasses.replace(desk.job(*nodes, constants={"d": {"data": digest}}), data={digest: blob})
+            [id] = await desk.submit(job)
+            assert (await desk.ended(id))[id] == "completed"
+            found = await desk.values(id)
+            torch.testing.assert_close(found["sum"], found["h"] + 2.0)
+    assert asked == [digest]
 
 
 async def test_a_failing_job_hands_in_its_error_with_the_author_s_line(desk):

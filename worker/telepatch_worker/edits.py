@@ -10,6 +10,7 @@ from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.graph import Grad, Set
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.views import seen
 
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
@@ -55,14 +56,14 @@ class Edits:
     def _passed(self, moment: Moment, gradient: torch.Tensor, rows: Rows) -> torch.Tensor | None:
         if isinstance(self._inner.plan.nodes[moment.node], Set):
             changed = gradient.clone()
-            self._inner.write(moment, own_part(changed, moment.axes, rows))
+            self._inner.write(moment, own_part(seen(changed, moment.view, rows), moment.axes, rows))
             return changed
         if (moment.node, moment.part) in self._read:
             raise ExecutionError(
                 f"the gradient '{moment.node}' passes in two forwards of its input; read it where that input runs once"
             )
         self._read.add((moment.node, moment.part))
-        self._inner.read(moment, own_part(gradient, moment.axes, rows))
+        self._inner.read(moment, own_part(seen(gradient, moment.view, rows), moment.axes, rows))
         return None
 
     def outputs(self) -> dict[str, torch.Tensor]:

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
-from telepatch_worker.batch import groups, halves, pack, pieces
+from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
 from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import decode
+from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
+from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Decode, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
@@ -261,7 +264,7 @@ class Engine:
         if runs[0].plan.alone:
             batches = [[one] for one in wanted]
         else:
-            batches = pieces(sorted(wanted, key=lambda one: -one.longest), tokens=limits.tokens, rows=limits.rows)
+            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
         for batch in batches:
             self._forward(batch)
         self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
@@ -273,25 +276,35 @@ class Engine:
         wanted = [one for one in wanted if id(one.run) not in leaving]
         if not wanted:
             return
-        tokens = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.tokens.items()}
-        mask = any(one.run.plan.reads_engine for one in wanted)
-        batch = pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+        batch = self._batch(wanted)
         parts = [
             Part(
                 Station(one.run, one.request.frame),
                 one.request.frame.plan.passes[one.request.number],
-                {name: batch.rows[at, name] for name in one.request.tokens},
+                {name: batch.rows[at, name] for name in one.request.inputs},
                 owner=one.run,
             )
             for at, one in enumerate(wanted)
         ]
-        self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+        with attention(self.loaded.module, eager=wanted[0].run.plan.eager):
+            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+
+    def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
+        """What the model is called with."""
+        given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
+        tensors = {key: one for key, one in given.items() if isinstance(one, NamedInput)}
+        if tensors:
+            return stack(tensors, self.loaded.device)
+        tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
+        mask = any(one.run.plan.reads_engine for one in wanted)
+        return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
     def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:
         """Every generation, in steps that they share."""
         if wanted:
             room = Room(rows=limits.rows, tokens=limits.tokens)
-            decode(Decoder(self.model, self.loaded, room), wanted)
+            with attention(self.loaded.module, eager=wanted[0][0].plan.eager):
+                decode(Decoder(self.model, self.loaded, room), wanted)
 
     def _text(self) -> Callable[[list[int]], str] | None:
         tokenizer = self.loaded.tokenizer
@@ -319,6 +332,11 @@ class _Wanted:
     def longest(self) -> int:
         """Positions of its longest invoke."""
         return self.request.longest
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for another one to share the forward."""
+        return self.request.kin
 
 
 def _tell(runs: Sequence[Running], progress: Progress) -> None:

@@ -18,6 +18,7 @@ class Family:
     embed: str
     final_norm: str
     unembed: str
+    head: str = ""
 
 
 FAMILIES = (
@@ -25,10 +26,12 @@ FAMILIES = (
     Family("model.layers.*", "self_attn", "mlp", "model.embed_tokens", "model.norm", "lm_head"),
     Family("gpt_neox.layers.*", "attention", "mlp", "gpt_neox.embed_in", "gpt_neox.final_layer_norm", "lm_head"),
     Family("encoder.layer.*", "attention", "", "embeddings.word_embeddings", "", ""),
+    Family("vit.layers.*", "attention", "mlp", "vit.embeddings", "vit.layernorm", "", "classifier"),
     Family("h.*", "attn", "mlp", "wte", "ln_f", ""),
     Family("layers.*", "self_attn", "mlp", "embed_tokens", "norm", ""),
+    Family("layers.*", "attention", "mlp", "embeddings", "layernorm", ""),
 )
-"""GPT-2, Llama and those built like it, GPT-NeoX, BERT; then GPT-2 and Llama without a head."""
+"""GPT-2, Llama and those built like it, GPT-NeoX, BERT, ViT; then GPT-2, Llama and ViT without a head."""
 
 
 def _matching(pattern: str, modules: tuple[ModuleCard, ...]) -> list[ModuleCard]:
@@ -43,18 +46,23 @@ def _offers(pattern: str, count: int, modules: tuple[ModuleCard, ...]) -> bool:
 
 
 def aliases_of(modules: tuple[ModuleCard, ...]) -> Aliases:
-    """The aliases of a model, of those its family has and that are really there; none for an unknown family."""
-    for family in FAMILIES:
-        count = len(_matching(family.blocks, modules))
-        if count and _offers(family.blocks, count, modules):
-            return _aliases(family, count, modules)
-    return Aliases()
+    """The aliases of a model, of those its family has and that are really there; none for an unknown family.
+
+    Two families may keep their blocks under one path; it is then of the one of which it has more.
+    """
+    counted = ((family, len(_matching(family.blocks, modules))) for family in FAMILIES)
+    found = (
+        _aliases(family, count, modules)
+        for family, count in counted
+        if count and _offers(family.blocks, count, modules)
+    )
+    return max(found, key=lambda aliases: len(aliases.modules), default=Aliases())
 
 
 def _aliases(family: Family, count: int, modules: tuple[ModuleCard, ...]) -> Aliases:
     inside = {"blocks.*.attn": family.attn, "blocks.*.mlp": family.mlp}
     candidates = {alias: (f"{family.blocks}.{name}", count) for alias, name in inside.items() if name}
-    singles = {"embed": family.embed, "final_norm": family.final_norm, "unembed": family.unembed}
+    singles = {"embed": family.embed, "final_norm": family.final_norm, "unembed": family.unembed, "head": family.head}
     candidates |= {alias: (path, 1) for alias, path in singles.items() if path}
     offered = {alias: path for alias, (path, times) in candidates.items() if _offers(path, times, modules)}
     ports = {"resid_pre": "input", "resid_post": "output"}

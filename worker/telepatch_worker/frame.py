@@ -18,9 +18,10 @@ from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
 from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
-from telepatch_worker.inputs import token_rows
+from telepatch_worker.data import value_of
+from telepatch_worker.inputs import Given, given_input
 from telepatch_worker.interleave import Moment
-from telepatch_worker.kernels import torch_index
+from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Forward, Work, at_once
@@ -119,7 +120,7 @@ class Frame:
         self._missing = {name: len(needed) for name, needed in plan.pure.items()}
         self._uses = dict(plan.uses)
         self._waiting: deque[str] = deque()
-        self._tokens: dict[str, torch.Tensor] = {}
+        self._inputs: dict[str, Given] = {}
         self._tracks: dict[str, list[Track]] = {}
         self.edits: dict[str, list[tuple[Moment, torch.Tensor, Rows]]] = {}
 
@@ -266,16 +267,18 @@ class Frame:
             return numbers(value["range"])
         if "tensor" in value:
             return task.attachment[str(value["tensor"])].to(self.context.device)
+        if "data" in value:
+            return value_of(task.data[str(value["data"])], self.context.device)
         found = task.results[str(value["result"]), str(value["name"])].to(self.context.device)
         index = value.get("index")
         if not isinstance(index, list) or not index:
             return found
-        return found[torch_index(self.index(index), self.context.device)]
+        return found[index_into(found, self.index(index))]
 
     def close(self) -> None:
         """Let go of everything."""
         self.context.hold(-sum(bytes_of(value) for value in self._values.values()))
-        for kept in (self._values, self._fixed, self._pieces, self._tokens, self._tracks, self.edits):
+        for kept in (self._values, self._fixed, self._pieces, self._inputs, self._tracks, self.edits):
             kept.clear()
 
     def outputs(self, wanted: Mapping[str, Arg]) -> dict[str, torch.Tensor]:
@@ -298,17 +301,17 @@ class Frame:
             )
         return found
 
-    def _input(self, invoke: str) -> torch.Tensor:
-        """Token ids of an invoke."""
-        if invoke not in self._tokens:
+    def _input(self, invoke: str) -> Given:
+        """The input of an invoke."""
+        if invoke not in self._inputs:
             given = self.plan.scope.invokes[invoke]
             try:
-                self._tokens[invoke] = token_rows(self, given)
+                self._inputs[invoke] = given_input(self, given)
             except TelepatchError as error:
                 raise self.context.graph.blame(error, invoke) from None
             for ref in given_to(given):
                 self._used(ref.id)
-        return self._tokens[invoke]
+        return self._inputs[invoke]
 
     # Nodes without a place
 

@@ -1,7 +1,8 @@
-"""The inputs of invokes as token ids: literals, constants, or values that were computed."""
+"""The inputs of invokes: literals, constants, or values that were computed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +10,48 @@ import torch
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError
 from telepatch_protocol.graph import Invoke
-from telepatch_protocol.inputs import Input, check_limits
+from telepatch_protocol.inputs import Input, check_limits, given_of, words_of
+from telepatch_worker.named_inputs import NamedInput, prepared
 
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class TokenInput:
+    """The input of one invoke of tokens.
+
+    Attributes:
+        ids: int64 (rows, positions), on the CPU.
+    """
+
+    ids: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Positions of its rows."""
+        return self.ids.shape[1]
+
+
+Given = TokenInput | NamedInput
+"""The input of one invoke."""
+
+
+def given_input(frame: Frame, invoke: Invoke) -> Given:
+    """The input of an invoke in a scope where everything that it needs is known.
+
+    Raises:
+        GraphError: it is none that the model takes.
+    """
+    if invoke.inputs is None:
+        return TokenInput(token_rows(frame, invoke))
+    tensors = {name: frame.argument(value) for name, value in invoke.inputs.items()}
+    return prepared(invoke.id, tensors, frame.context.card)
 
 
 def token_rows(frame: Frame, invoke: Invoke) -> torch.Tensor:
@@ -24,10 +63,12 @@ def token_rows(frame: Frame, invoke: Invoke) -> torch.Tensor:
     Raises:
         GraphError: rows of different lengths, no tokens, too many, or ids that are none.
     """
-    given = frame.argument(invoke.text if invoke.form == "text" else invoke.ids)
-    if invoke.form == "text":
-        tokens = frame.context.plan.tokens
-        given = [tokens[str(one)] for one in (given if isinstance(given, list) else [given])]
+    given = given_of(invoke, frame.argument)
+    if invoke.form != "ids":
+        ids = [frame.context.plan.ids_of(key) for key in words_of(invoke, given)]
+        if len(lengths := sorted({len(row) for row in ids})) > 1:
+            raise ShapeError(f"the texts of invoke '{invoke.id}' have {', '.join(map(str, lengths))} tokens")
+        given = ids
     found = torch.as_tensor(given, dtype=torch.int64).cpu()
     if found.ndim not in (1, 2) or not found.numel():
         shape = tuple(found.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import torch
@@ -10,8 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol import wire
+from telepatch_protocol.data_files import Rows
 from telepatch_protocol.errors import ProtocolError
-from telepatch_worker import results
+from telepatch_worker import data, results
+from telepatch_worker.data import Columns
 from telepatch_worker.plan import Task
 from telepatch_worker.recent import Recent
 
@@ -30,6 +33,7 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
         tokens=_tokens(job),
         attachment=results.decode(await lane.attachment(job)),
         results=await _values(job, lane, recent),
+        data={digest: await _columns(job, digest, lane, recent) for digest in job.data},
     )
 
 
@@ -50,5 +54,14 @@ async def _values(job: TakenJob, lane: Lane, recent: Recent) -> Mapping[tuple[st
         if saved is None:
             saved = results.decode(await lane.value(job, parent))
             recent.put(parent, saved)
-        found |= {(parent, name): tensor for name, tensor in saved.items()}
+        found |= {(parent, name): tensor for name, tensor in saved.items() if isinstance(tensor, torch.Tensor)}
     return found
+
+
+async def _columns(job: TakenJob, digest: str, lane: Lane, recent: Recent) -> Columns:
+    """The columns of an upload; from memory where they are still here."""
+    kept = recent.get(f"data {digest}")
+    if kept is None:
+        kept = await asyncio.to_thread(data.decode, await lane.data(job, digest))
+        recent.put(f"data {digest}", kept)
+    return {name: rows for name, rows in kept.items() if isinstance(rows, Rows)}

@@ -4,26 +4,31 @@ nnsight hands every module's input and output to an interleaver, which serves *m
 need a value and park there. Ours walk a list of planned moments instead of a user's code, one mediator per job and
 invoke. The batcher gives each mediator a view of its own rows and positions, and lets it write in place into one copy
 of the tensor; the interleaver stops the forward as soon as nobody waits for anything more.
+
+Operations inside a module's forward are nnsight's `.source`: for forwards in which a job names one, and only for those,
+the module runs a copy of its forward in which every call and assignment passes by the interleaver.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from nnsight import _c
-from nnsight.intervention import batching, interleaver
+from nnsight.intervention import batching, interleaver, source
 from nnsight.intervention.envoy import Envoy
 from torch import nn
 
-from telepatch_protocol.card import Axis
+from telepatch_protocol.card import Axis, View
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
 from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
+from telepatch_worker.views import seen
 
 _ROOT = "model"
 
@@ -44,8 +49,9 @@ class Moment:
         invoke: id of the invoke.
         writes: whether it is a write.
         place: of the tensor.
-        axes: what the tensor's axes count.
+        axes: what the axes count of what the job sees.
         part: which of several places of a starred site.
+        view: how the job sees the tensor, where it does not see it as it is.
         tracked: whether gradients are asked of the tensor, so that it has to be part of PyTorch's graph.
         again: whether the value was taken in an earlier forward already, and is only tracked in this one.
     """
@@ -56,6 +62,7 @@ class Moment:
     place: Place
     axes: tuple[Axis, ...]
     part: int = 0
+    view: View | None = None
     tracked: bool = False
     again: bool = False
 
@@ -109,6 +116,7 @@ class Interleaved:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._interleaver = _Interleaver()
+        self._instrumented: dict[str, Callable[..., Any]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
@@ -131,7 +139,7 @@ class Interleaved:
         run = self._interleaver
         run.begin(self._envoy, parts, dropped)
         try:
-            with run:
+            with self._opened(parts), run:
                 self.module(**inputs)
             run.miss()
         except _Stop:
@@ -162,13 +170,33 @@ class Interleaved:
         run = self._interleaver
         run.begin(self._envoy, parts, dropped, then="watch" if watched else "pass")
         try:
-            with run, torch.no_grad():
+            with self._opened(parts), run, torch.no_grad():
                 run.busy = watched or bool(run.parked)
                 returned = self.module(**inputs)
             run.miss()
             return returned
         finally:
             run.end()
+
+    @contextmanager
+    def _opened(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Let the modules whose operations a job names run by their instrumented forwards."""
+        places = {moment.place for part in parts for moment in part.moments if moment.place.port.startswith("source.")}
+        states = {path: self._state(path) for path in {place.path for place in places}}
+        try:
+            for path, state in states.items():
+                if path not in self._instrumented:
+                    self._instrumented[path], _ = source.instrument(state.original, _bracketing(state))
+                state.body = self._instrumented[path]
+            self._interleaver.functions = {base for place in places for base in _functions(place)}
+            yield
+        finally:
+            for state in states.values():
+                state.body = state.original
+
+    def _state(self, path: str) -> source.State:
+        state: source.State = self.module.get_submodule(path).__dict__[source.STATE]
+        return state
 
     def apply(self, path: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What a module of the model gives for a value, with nobody watching it or its children."""
@@ -181,6 +209,52 @@ class Interleaved:
         for module in self.module.modules():
             for name in [name for name, kept in module.__dict__.items() if _is_nnsight(kept)]:
                 del module.__dict__[name]
+
+
+def _bracketing(state: source.State) -> Callable[..., Any]:
+    """What an instrumented forward calls at each of its operations."""
+    made: Callable[..., Any] = source.make_op(lambda: state.active()[:2])
+    return made
+
+
+def _functions(place: Place) -> list[str]:
+    """nnsight's names of the calls whose inside a place lies in, outermost first."""
+    found, head = [], f"{_ROOT}.{place.path}" if place.path else _ROOT
+    names = place.port.removeprefix("source.").rpartition(".")[0].split(".source.")
+    for name in names[:-1]:
+        head = f"{head}.source.{name}"
+        found.append(head)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A function whose calls and assignments are announced, and where each stands: name, line from 1, and its text."""
+
+    run: Callable[..., Any]
+    lines: dict[str, tuple[int, str]]
+
+
+def announcing(function: Callable[..., Any], announce: Callable[..., Any]) -> Code | None:
+    """A copy of a function that hands every operation to `announce`; None where its source is not to be had.
+
+    Args:
+        function: in Python, decorated or not.
+        announce: called with the operation's name, what to call, and with what; returns what that gave.
+    """
+    try:
+        run, compiled = source.instrument(
+            function, lambda name, fn, *args, **kwargs: announce(name.removeprefix("source."), fn, *args, **kwargs)
+        )
+    except (source.SourceNotAvailable, KeyError):  # nnsight takes a method that calls a function of its name for one
+        return None
+    text = compiled.source.split("\n")
+    return Code(run, {name: (line, text[line - 1].strip()) for name, line in compiled.lines.items()})
+
+
+def is_assignment(function: object) -> bool:
+    """Whether an operation binds a name, and calls nothing."""
+    return function is source.bind
 
 
 def _is_nnsight(kept: object) -> bool:
@@ -272,14 +346,14 @@ class _Batcher(batching.Batcher):
     def narrow(self, value: Any, group: Any) -> torch.Tensor:
         """The invoke's own part of the tensor, as a view; `group` is the moment and the invoke's rows."""
         moment, rows = group
-        return own_part(read_leaf(value, moment.place), moment.axes, rows)
+        return own_part(seen(read_leaf(value, moment.place), moment.view, rows), moment.axes, rows)
 
     def widen(self, full: Any, group: Any, edited: Any) -> Any:
         """The value with the invoke's part of the tensor rewritten by `edited`; the original stays as it is."""
         moment, rows = group
         copied = self._copies.get(moment.place)
         tensor = read_leaf(full, moment.place).clone() if copied is None else copied
-        edited(moment, own_part(tensor, moment.axes, rows))
+        edited(moment, own_part(seen(tensor, moment.view, rows), moment.axes, rows))
         if copied is not None:
             return full
         self._copies[moment.place] = tensor
@@ -300,6 +374,12 @@ class _Interleaver(interleaver.Interleaver):
         self._walkers: list[_Mediator] = []
         self._dropped: Callable[[], Sequence[object]] = tuple
         self._then: After = "stop"
+        self.functions: set[str] = set()
+
+    def __enter__(self) -> _Interleaver:
+        super().__enter__()
+        self.sourced.update(dict.fromkeys(self.functions))
+        return self
 
     def begin(
         self,
@@ -327,6 +407,8 @@ class _Interleaver(interleaver.Interleaver):
         self.interleaving = self.busy = False
         self.cancel()
         self.parked = set()
+        self.functions = set()
+        self.sourced.clear()
         self._walkers = []
         self._dropped = tuple
 
@@ -354,6 +436,8 @@ class _Interleaver(interleaver.Interleaver):
             for owner in leaving:
                 self.drop(owner)
             self._reindex_parked()
+        if self.functions and provider.endswith(".fn"):
+            self._open(provider.removesuffix(".fn"), value)
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)
@@ -362,6 +446,11 @@ class _Interleaver(interleaver.Interleaver):
                 raise _Stop
             self.busy = self._then == "watch"
         return value
+
+    def _open(self, base: str, function: Callable[..., Any]) -> None:
+        """Let a function that is about to be called show its operations; it may be another one at each call."""
+        bracket = source.make_op(lambda: (self, base) if self.interleaving else (None, None))
+        self.sourced[base] = source.instrument(function, bracket)
 
     def _ready(self, provider: str) -> list[interleaver.Mediator]:
         return [walker for walker in self._walkers if walker.due(provider)]

@@ -38,7 +38,7 @@ def replace_leaf(value: Any, place: Place, tensor: torch.Tensor) -> Any:
 def _keys(place: Place) -> tuple[str, ...]:
     """The way to the leaf; in the input of a module it begins with the positional or the named arguments."""
     keys = tuple(place.leaf.split(".")) if place.leaf else ()
-    if place.port != "input":
+    if place.side != "input":
         return keys
     return ("0", *keys) if keys and keys[0].isdigit() else ("1", *keys)
 

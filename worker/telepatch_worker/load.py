@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from telepatch_protocol.card import ModelCard
+from telepatch_worker.adapters import adapted, adapters_identity, check_adapters
 from telepatch_worker.byte_tokenizer import byte_tokenizer
 from telepatch_worker.cards import CardFile, LoadError, read_card
+from telepatch_worker.chat_template import chat_template_of
+from telepatch_worker.loaders import Made, call_loader, loader_identity
 from telepatch_worker.memory import Space, free_memory
+from telepatch_worker.named_models import inputs_of, maker_of
 from telepatch_worker.progress import Progress, quiet, silent
 from telepatch_worker.publish import limits_of, model_card
+from telepatch_worker.quantised import check_quantisation, quantisation_options, quantised
 from telepatch_worker.random_weights import build, place
 from telepatch_worker.sources import Prepared, prepare
 
@@ -45,7 +53,7 @@ class Loaded:
     """
 
     file: CardFile
-    module: PreTrainedModel
+    module: nn.Module
     tokenizer: PreTrainedTokenizerFast | None
     device: torch.device
     dtype: torch.dtype
@@ -76,16 +84,32 @@ def revision_of(file: CardFile, identity: str) -> str:
         16 hexadecimal digits.
     """
     versions = f"transformers {transformers.__version__}, torch {torch.__version__.partition('+')[0]}"
-    parts = (identity, file.kind, file.dtype, file.attention, file.tokenizer, versions)
+    versions += f", nnsight {version('nnsight')}"  # which names the operations inside forwards
+    parts = [identity, file.kind, file.dtype, file.attention, file.tokenizer, versions]
+    if file.loader is not None:
+        parts += [loader_identity(file), json.dumps(file.config, sort_keys=True)]
+    if file.quantisation is not None:
+        parts.append(file.quantisation.model_dump_json())
+    if file.adapters:
+        parts.append(adapters_identity(file))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _made(file: CardFile, prepared: Prepared, device: torch.device, dtype: torch.dtype) -> Made:
+    """The module on its device, and what its loader says of its inputs."""
+    if file.loader is not None:
+        module, offered = call_loader(file, prepared.folder)
+        return place(module, device, dtype), offered
+    return adapted(file, _weights(file, prepared, device, dtype)), {}
 
 
 def _weights(file: CardFile, prepared: Prepared, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     if prepared.folder is None:
         return place(build(file), device, dtype)
-    model, missing = _read(file, prepared.folder, device, dtype)
+    options = quantisation_options(file)
+    model, missing = _read(file, prepared.folder, device, dtype, **options)
     if missing and all(name.startswith("pooler.") for name in missing):
-        model, missing = _read(file, prepared.folder, device, dtype, add_pooling_layer=False)
+        model, missing = _read(file, prepared.folder, device, dtype, add_pooling_layer=False, **options)
     if missing:
         named = ", ".join(sorted(missing)[:3])
         raise LoadError(f"{file.id}: {len(missing)} weights of {type(model).__name__} are not in its files ({named})")
@@ -93,13 +117,12 @@ def _weights(file: CardFile, prepared: Prepared, device: torch.device, dtype: to
 
 
 def _read(
-    file: CardFile, folder: Path, device: torch.device, dtype: torch.dtype, **options: bool
+    file: CardFile, folder: Path, device: torch.device, dtype: torch.dtype, **options: Any
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model of a folder, straight to its device and dtype; and the weights that the files lack or misshape."""
-    maker = AutoModelForCausalLM if file.kind == "causal" else AutoModel
     try:
         with torch.random.fork_rng(devices=[]):
-            make: Any = maker.from_pretrained
+            make: Any = maker_of(file, folder).from_pretrained
             model, found = make(
                 folder,
                 dtype=dtype,
@@ -117,7 +140,7 @@ def _read(
 
 
 def _tokenizer(file: CardFile, prepared: Prepared, positions: int) -> PreTrainedTokenizerFast | None:
-    if file.tokenizer == "none":
+    if file.tokenizer == "none" or file.named:
         return None
     if file.tokenizer == "bytes" or prepared.folder is None:
         return byte_tokenizer(positions)
@@ -167,22 +190,28 @@ def load(
     """
     file = read_card(card) if isinstance(card, Path) else card
     device, dtype = device_of(file), DTYPES[file.dtype]
-    space = Space(device, dtype, free_memory(device) if free_bytes is None else free_bytes)
+    check_quantisation(file, device)
+    check_adapters(file)
+    free = free_memory(device) if free_bytes is None else free_bytes
+    space = Space(device, dtype, None if quantisation_options(file) else free)  # nobody knows what fewer bits will take
     with quiet():
         prepared = prepare(file, cache, space=space, progress=progress, token_file=token_file)
         progress("load", None)
-        model = _weights(file, prepared, device, dtype).eval().requires_grad_(False)
+        module, offered = _made(file, prepared, device, dtype)
+        model = quantised(file, module.eval().requires_grad_(False))
+        inputs = inputs_of(file, model, prepared.folder, offered)
         tokenizer = _tokenizer(file, prepared, limits_of(model, file).max_positions)
     encoded = None if tokenizer is None else _encoded(tokenizer)
     revision = revision_of(file, prepared.identity)
     progress("probe", None)
     digest = None if encoded is None else hashlib.sha256(encoded).hexdigest()
-    published = model_card(model, file, revision=revision, device=device, tokenizer=digest)
+    chat = None if tokenizer is None else chat_template_of(tokenizer, file)
+    published = model_card(model, file, revision=revision, device=device, tokenizer=digest, inputs=inputs, chat=chat)
     progress("ready", 1.0)
     return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded)
 
 
 def padding_of(loaded: Loaded) -> int:
     """The token id that fills up shorter rows: the model's own for that, where it has one."""
-    found = getattr(loaded.module.config, "pad_token_id", None)
+    found = getattr(getattr(loaded.module, "config", None), "pad_token_id", None)
     return found if isinstance(found, int) and 0 <= found < loaded.card.vocabulary else 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from telepatch_protocol.checked import Key
 from telepatch_protocol.errors import ShapeError, TooLarge
-from telepatch_protocol.graph import Map
-from telepatch_protocol.inputs import Input
+from telepatch_protocol.graph import Invoke, Map
+from telepatch_protocol.refs import parse
 from telepatch_protocol.spans import key_of
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.values import Value
@@ -31,7 +31,7 @@ class Elements:
     def __init__(self, frame: Frame, node: Map) -> None:
         self._frame = frame
         self._node = node
-        self._over = {name: _sequence(frame.argument(value)) for name, value in node.over.items()}
+        self._over: dict[str, Any] = {name: frame.argument(value) for name, value in node.over.items()}
         counts = [len(one) for one in self._over.values()]
         if not node.grid and len(set(counts)) > 1:
             listed = ", ".join(f"'{name}' {len(one)}" for name, one in self._over.items())
@@ -64,7 +64,10 @@ class Elements:
 
     def _bound(self, at: int) -> dict[str, Value]:
         places = self._places(at)
-        return {name: one[place] for (name, one), place in zip(self._over.items(), places, strict=True)}
+        return {name: self._row(one[place]) for (name, one), place in zip(self._over.items(), places, strict=True)}
+
+    def _row(self, value: Value) -> Value:
+        return value.to(self._frame.context.device) if isinstance(value, torch.Tensor) else value
 
     def _places(self, at: int) -> tuple[int, ...]:
         if not self._node.grid:
@@ -82,26 +85,28 @@ class Elements:
         plan = self._frame.context.plan
         holes = self._frame.plan.holes(self._node)
         return tuple(
-            None if isinstance(value, torch.Tensor) else key_of(value, hole=name in holes, lengths=plan.lengths)
+            key_of(value, hole=name in holes, lengths=plan.lengths) if isinstance(self._over[name], list) else None
             for name, value in bound.items()
         )
 
     def _size(self, at: int) -> tuple[int, int]:
         """Rows and positions of an element's inputs, sub-graphs inside it not counted."""
-        inputs = self._plan(self._bound(at)).inputs()
-        return max(1, sum(_known(one.rows) for one in inputs)), max((_known(one.length) for one in inputs), default=1)
+        bound = self._bound(at)
+        plan = self._plan(bound)
+        sizes, invokes = plan.inputs(), plan.invoked()
+        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in sizes.values())
+        lengths = (
+            one.length if isinstance(one.length, int) else self._length(invokes[name], bound)
+            for name, one in sizes.items()
+        )
+        return max(1, rows), max(lengths, default=1)
 
-
-def _known(dim: object) -> int:
-    return dim if isinstance(dim, int) else 1
-
-
-def _sequence(value: Value) -> list[Value]:
-    """The elements of a list, or along the first axis of a tensor."""
-    if isinstance(value, torch.Tensor):
-        return list(value.unbind())
-    assert isinstance(value, list)
-    return value
-
-
-__all__ = ["Elements", "Input"]
+    def _length(self, invoke: Invoke, bound: dict[str, Value]) -> int:
+        """Positions of an input that is an element of data; of one that is computed, the most that there can be."""
+        ref = parse(invoke.text if invoke.form == "text" else invoke.ids)
+        value = bound.get(ref.id) if ref is not None else None
+        if isinstance(value, str):
+            return len(self._frame.context.plan.ids_of(value))
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return value.shape[-1]
+        return self._frame.context.card.limits.max_positions

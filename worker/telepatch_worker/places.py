@@ -10,7 +10,7 @@ from telepatch_protocol import indexing, sites
 from telepatch_protocol.check import starred_index
 from telepatch_protocol.graph import Get, Set
 from telepatch_worker.inputs import check_ids
-from telepatch_worker.kernels import torch_index
+from telepatch_worker.kernels import index_into
 from telepatch_worker.values import as_tensor
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def write(frame: Frame, node: Set, part: int, region: torch.Tensor) -> None:
     starred = sites.parse(node.site).starred
     if starred and index:
         index = starred_index(index)
-    at = torch_index(index, device) if index else ...
+    at = index_into(region, index) if index else ...
     target = region[at]
     if starred and value.ndim == target.ndim + 1:
         value = value[part if value.shape[0] > 1 else 0]
@@ -62,7 +62,7 @@ def _rank(frame: Frame, node: Get) -> int:
 
 def own_copy(value: torch.Tensor, index: Index) -> torch.Tensor:
     """A copy of the indexed part."""
-    found = value[torch_index(index, value.device)] if index else value
+    found = value[index_into(value, index)] if index else value
     shared = found.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
     return found.clone() if shared else found
 

@@ -10,6 +10,7 @@ import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check, exact
+from telepatch_protocol.checked import places_in
 from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
 from telepatch_protocol.given import texts
 from telepatch_protocol.graph import Grad, Graph, Map
@@ -18,11 +19,16 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
+from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
 from telepatch_protocol.subgraphs import all_nodes, all_runs
+from telepatch_worker.data import Columns, described
 from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
 Tokenize = Callable[[str], list[int]]
+
+WORDS = ("text", "messages")
+"""Forms of input that a tokenizer makes ids of."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,10 @@ class Task:
     Attributes:
         id: of the job.
         graph: its document, with its own constants.
-        tokens: token ids of texts, by text. Missing ones are tokenized.
+        tokens: token ids of texts, by text, and of chat messages, by `chat_key`. Missing texts are tokenized.
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
+        data: the columns that ``{data: sha256}`` constants name, by digest and name.
     """
 
     id: str
@@ -42,6 +49,7 @@ class Task:
     tokens: Mapping[str, list[int]] = field(default_factory=dict)
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
+    data: Mapping[str, Columns] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,10 @@ class Plan:
         task: the job.
         checked: its graph, with the places and forwards of every scope.
         root: how its top level is evaluated.
-        tokens: token ids of its texts, by text.
+        tokens: token ids of the texts that stand in it, by text.
+        tokenize: for texts that do not, such as rows of data.
         alone: whether it shares its forwards with no other job.
+        eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
         generates: whether it generates; such jobs run after those that do not.
@@ -66,7 +76,9 @@ class Plan:
     checked: Checked
     root: ScopePlan
     tokens: Mapping[str, list[int]]
+    tokenize: Tokenize | None
     alone: bool
+    eager: bool
     reads_engine: bool
     grads: bool
     generates: bool
@@ -84,6 +96,20 @@ class Plan:
         """Of the job."""
         return self.task.id
 
+    def ids_of(self, text: str) -> list[int]:
+        """Token ids of a text, or of a conversation by its key.
+
+        Raises:
+            BadArgument: the model takes token ids only, or nobody has made tokens of the conversation.
+        """
+        if text in self.tokens:
+            return self.tokens[text]
+        if text.startswith("\0"):
+            raise BadArgument("chat messages are made tokens of by the gateway, and none came")
+        if self.tokenize is None:
+            raise BadArgument("this model has no tokenizer; give token ids")
+        return self.tokenize(text)
+
     @property
     def longest(self) -> int:
         """Positions of the longest input of its top level, as far as they are known."""
@@ -94,8 +120,13 @@ class Plan:
         """Rows of all inputs of its top level, as far as they are known."""
         return sum(_known(one.rows) for one in self._inputs())
 
+    @property
+    def kin(self) -> object:
+        """Jobs of every kind may run together; whose forwards are shared shows as they come."""
+        return None
+
     def _inputs(self) -> Iterator[Input]:
-        return iter(self.root.inputs())
+        return iter(self.root.inputs().values())
 
 
 def _known(dim: Dim) -> int:
@@ -117,7 +148,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
     tokens = _tokens(task, tokenize)
     checked = _checked(task, card, graph, tokens)
     root = _root(checked)
-    alone = exact(graph) or not root.shares()
+    alone = exact(graph) or not card.shares or not root.shares()
     if alone and not exact(graph):
         options = graph.options.model_copy(update={"isolate": True})
         checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
@@ -129,7 +160,9 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         checked=checked,
         root=root,
         tokens=tokens,
+        tokenize=tokenize,
         alone=alone,
+        eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
         grads=bool(gradients),
         generates=any(run.generate is not None for run in all_runs(graph)),
@@ -151,7 +184,8 @@ def _checked(task: Task, card: ModelCard, graph: Graph, tokens: Mapping[str, lis
 
     lengths = {text: len(ids) for text, ids in tokens.items()}
     attachment = {name: _meta(tensor) for name, tensor in task.attachment.items()}
-    return check(graph, card, lengths=lengths, attachment=attachment, results=result)
+    data = {digest: described(columns) for digest, columns in task.data.items()}
+    return check(graph, card, lengths=lengths, attachment=attachment, results=result, data=data)
 
 
 def _meta(tensor: torch.Tensor) -> Meta:
@@ -160,15 +194,13 @@ def _meta(tensor: torch.Tensor) -> Meta:
 
 def _tokens(task: Task, tokenize: Tokenize | None) -> dict[str, list[int]]:
     """Token ids of every text that an invoke may take."""
-    found: dict[str, list[int]] = {}
+    found = {key: list(ids) for key, ids in task.tokens.items()}
     for invoke, text in texts(task.graph):
-        if text in found:
-            continue
-        ids = task.tokens.get(text)
         try:
-            if ids is None and tokenize is None:
-                raise BadArgument(f"invoke '{invoke}' is text, but this model has no tokenizer; give ids")
-            found[text] = tokenize(text) if ids is None and tokenize is not None else list(ids or ())
+            if text not in found:
+                if tokenize is None:
+                    raise BadArgument(f"invoke '{invoke}' is text, but this model has no tokenizer; give ids")
+                found[text] = tokenize(text)
             if not found[text]:
                 raise ShapeError(f"the input of invoke '{invoke}' has no tokens")
         except TelepatchError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -53,21 +53,25 @@ class Event:
 
     order: int
     module: str
-    port: Port
+    port: str
     leaves: tuple[Seen, ...]
     arity: int | None
 
 
 @dataclass
 class Record:
-    """What one forward did, event by event; holds on to the tensors, so that their identities stay theirs."""
+    """What one forward did, event by event; holds on to the tensors, so that their identities stay theirs.
+
+    `owned` are identities of what belongs to the engine, besides those that an event says.
+    """
 
     events: list[Event] = field(default_factory=list)
     tensors: list[torch.Tensor] = field(default_factory=list)
+    owned: set[int] = field(default_factory=set)
 
-    def calls(self) -> dict[tuple[str, Port], list[Event]]:
+    def calls(self) -> dict[tuple[str, str], list[Event]]:
         """The events of each port, in order."""
-        found: dict[tuple[str, Port], list[Event]] = {}
+        found: dict[tuple[str, str], list[Event]] = {}
         for event in self.events:
             found.setdefault((event.module, event.port), []).append(event)
         return found
@@ -85,16 +89,20 @@ def flatten(value: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]
             yield from flatten(item, f"{path}.{index}" if path else str(index))
 
 
-def _argument_names(module: nn.Module) -> list[str]:
-    """Names of the positional arguments of a module's forward; of the class's, which nothing has wrapped."""
+def argument_names(function: Any) -> list[str]:
+    """Names of the positional arguments of a function; none for one that does not say (a builtin)."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(type(module).forward).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind in kinds][1:]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def _inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Path, name and value of each argument."""
-    names = _argument_names(module)
+def named_inputs(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, str, object]]:
+    """Path, name and value of each argument; `names` are of the positional ones."""
     for index, value in enumerate(args):
         yield str(index), names[index] if index < len(names) else "", value
     for name, value in kwargs.items():
@@ -116,7 +124,7 @@ class _Watcher:
     def entered(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves = [
             self._see(place, tensor, name in ENGINE_NAMES)
-            for root, name, value in _inputs(module, args, kwargs)
+            for root, name, value in named_inputs(argument_names(type(module).forward)[1:], args, kwargs)
             for place, tensor in flatten(value, root)
         ]
         self._add(path, "input", leaves, None)

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from itertools import chain
+
+import structlog
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from telepatch_protocol.card import Aliases, Limits, ModelCard, ModuleCard, ParamCard, PortCard
-from telepatch_worker.axes import choose_sizes, model_sizes, solve
-from telepatch_worker.cards import CardFile
+from telepatch_protocol.card import (
+    Aliases,
+    ChatTemplate,
+    InputCard,
+    Limits,
+    ModelCard,
+    ModuleCard,
+    ParamCard,
+    PortCard,
+    SourceCard,
+)
+from telepatch_protocol.named import ONE_POSITION
+from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
+from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.families import aliases_of
+from telepatch_worker.named_models import probe_named
+from telepatch_worker.neighbours import rows_are_apart
 from telepatch_worker.past_price import past_bytes
-from telepatch_worker.probe import Port, probe_inputs, watch
+from telepatch_worker.probe import probe_inputs, watch
+from telepatch_worker.source_cards import Offered, offer
+from telepatch_worker.standard_ports import with_standard_ports
+
+_log = structlog.get_logger(__name__)
+
+Inputs = Mapping[str, InputCard]
+Ports = dict[tuple[str, str], PortCard]
+Called = Mapping[str, torch.Tensor | bool]
+
+NO_INPUTS: Inputs = {}
+_ANY_LENGTH = 400
 
 _MOST_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length")
 
@@ -28,8 +56,10 @@ def _configured(model: nn.Module, name: str) -> object:
     return getattr(text, name, None)
 
 
-def limits_of(model: nn.Module, file: CardFile) -> Limits:
+def limits_of(model: nn.Module, file: CardFile, inputs: Inputs = NO_INPUTS) -> Limits:
     """The limits of the card file; positions from the model's configuration where it does not say."""
+    if file.named and not any("pos" in one.axes for one in inputs.values()):
+        return file.limits_for(ONE_POSITION)
     stated = [_configured(model, name) for name in _MOST_POSITIONS]
     return file.limits_for(next((value for value in stated if isinstance(value, int)), 2048))
 
@@ -40,13 +70,43 @@ def vocabulary_of(model: nn.Module) -> int:
     return size if isinstance(size, int) else 0
 
 
-def observe(model: nn.Module, kind: str, most: int) -> dict[tuple[str, Port], PortCard]:
-    """Run the model at two sizes and solve the axes of all its ports."""
-    sizes = choose_sizes(model_sizes(model), most)
-    device = next(model.parameters()).device
+def prober(model: nn.Module, kind: str, inputs: Inputs) -> Callable[[Size], Called]:
+    """What the model is called with at each size."""
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     vocabulary = vocabulary_of(model)
-    first, second = (watch(model, probe_inputs(kind, size.rows, size.positions, vocabulary, device)) for size in sizes)
+
+    def called(size: Size) -> Called:
+        if inputs:
+            return probe_named(inputs, size.rows, size.positions, device)
+        return probe_inputs(kind, size.rows, size.positions, vocabulary, device)
+
+    return called
+
+
+def sizes_for(model: nn.Module, most: int) -> tuple[Size, Size]:
+    """Two sizes at which the model is watched."""
+    return choose_sizes(model_sizes(model), most if most > ONE_POSITION else _ANY_LENGTH)
+
+
+def observe(model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS) -> Ports:
+    """Run the model at two sizes and solve the axes of all its ports."""
+    called, sizes = prober(model, kind, inputs), sizes_for(model, most)
+    first, second = (watch(model, called(size)) for size in sizes)
     return solve(first, second, sizes)
+
+
+def with_operations(
+    model: nn.Module, kind: str, most: int, modules: tuple[ModuleCard, ...], inputs: Inputs = NO_INPUTS
+) -> tuple[tuple[ModuleCard, ...], dict[str, SourceCard]]:
+    """The modules with the keys of their operations, and the operations by key."""
+    called = prober(model, kind, inputs)
+    try:
+        offered = offer(model, modules, lambda size: model(**called(size)), sizes_for(model, most))
+    except Exception as error:  # anybody's code runs here in another form than written: better served without than not
+        _log.warning("no_operations", model=type(model).__name__, error=f"{type(error).__name__}: {error}")
+        offered = Offered({}, {})
+    keyed = (module.model_copy(update={"source": offered.keys.get(module.path, "")}) for module in modules)
+    return tuple(keyed), dict(offered.sources)
 
 
 def _params(module: nn.Module) -> dict[str, ParamCard]:
@@ -54,7 +114,7 @@ def _params(module: nn.Module) -> dict[str, ParamCard]:
     return {name: ParamCard(shape=tuple(tensor.shape), dtype=name_of(tensor.dtype)) for name, tensor in own}
 
 
-def module_cards(model: nn.Module, ports: dict[tuple[str, Port], PortCard]) -> tuple[ModuleCard, ...]:
+def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tuple[ModuleCard, ...]:
     """Every module of the tree, parents before children."""
     return tuple(
         ModuleCard(
@@ -77,7 +137,14 @@ def cache_bytes(model: nn.Module) -> int:
 
 
 def model_card(
-    model: nn.Module, file: CardFile, *, revision: str, device: torch.device, tokenizer: str | None
+    model: nn.Module,
+    file: CardFile,
+    *,
+    revision: str,
+    device: torch.device,
+    tokenizer: str | None,
+    inputs: Inputs = NO_INPUTS,
+    chat: ChatTemplate | None = None,
 ) -> ModelCard:
     """The card of a loaded model.
 
@@ -87,14 +154,18 @@ def model_card(
         revision: identity of the weights and of the code that runs them.
         device: where the model is.
         tokenizer: sha256 of the tokenizer file, or None.
+        inputs: the named tensors that it is called with; empty for one that takes tokens.
+        chat: its chat template, or None.
 
     Returns:
         The card, with axes found by running the model twice on a few tokens.
     """
-    limits = limits_of(model, file)
-    modules = module_cards(model, observe(model, file.kind, limits.max_positions))
+    limits = limits_of(model, file, inputs)
+    ports = _observed(file, model, limits, inputs)
+    modules = module_cards(model, ports)
+    modules, sources = with_operations(model, file.kind, limits.max_positions, modules, inputs)
     aliases: Aliases = file.aliases if file.aliases is not None else aliases_of(modules)
-    return ModelCard(
+    published = ModelCard(
         id=file.id,
         revision=revision,
         title=file.title or file.id,
@@ -106,9 +177,36 @@ def model_card(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=vocabulary_of(model),
         tokenizer=tokenizer,
+        chat=chat,
         tolerance=file.bound,
         cache_bytes=cache_bytes(model) if file.kind == "causal" else 0,
         limits=limits,
         aliases=aliases,
+        inputs=dict(inputs),
+        shares=_shares(file, model, limits, inputs, ports),
         modules=modules,
+        sources=sources,
     )
+    if file.aliases is not None:
+        return published
+    heads = _configured(model, "num_attention_heads")
+    return with_standard_ports(published, heads if isinstance(heads, int) else None)
+
+
+def _observed(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs) -> Ports:
+    """The ports of a model; one that cannot be called as its card says is refused."""
+    try:
+        return observe(model, file.kind, limits.max_positions, inputs)
+    except Exception as error:
+        if not inputs:
+            raise
+        asked = ", ".join(f"{name} {one.dtype} {one.shape}" for name, one in inputs.items())
+        raise LoadError(f"{file.id}: {type(model).__name__} cannot be called with {asked}: {error}") from error
+
+
+def _shares(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, ports: Ports) -> bool:
+    """Whether rows of different jobs can share a forward: looked at where it does not follow from the family."""
+    if not inputs and file.quantisation is None:
+        return True
+    size, _ = sizes_for(model, limits.max_positions)
+    return rows_are_apart(model, prober(model, file.kind, inputs)(size), ports, file.bound)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from telepatch_worker.cards import CardFile, LoadError
+from telepatch_worker.named_models import maker_of
+
+Placed = TypeVar("Placed", bound=nn.Module)
 
 RECIPE = 1
 """Part of the revision: to change when the same seed would give other weights."""
@@ -72,7 +76,7 @@ def _configuration(file: CardFile) -> PreTrainedConfig:
 def build(file: CardFile) -> PreTrainedModel:
     """The model of a ``config:`` card, in float32 on the CPU."""
     config = _configuration(file)
-    maker = AutoModelForCausalLM if file.kind == "causal" else AutoModel
+    maker = maker_of(file)
     with torch.random.fork_rng(devices=[]):
         make: Callable[..., PreTrainedModel] = maker.from_config
         model = make(config, dtype=torch.float32, attn_implementation=file.attention)
@@ -80,8 +84,8 @@ def build(file: CardFile) -> PreTrainedModel:
     return model
 
 
-def place(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def place(model: Placed, device: torch.device, dtype: torch.dtype) -> Placed:
     """The same model with parameters in a dtype; rotary tables and other buffers keep theirs, as when loaded."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        parameter.data = parameter.data.to(dtype if parameter.is_floating_point() else parameter.dtype)
     return nn.Module.to(model, device)

@@ -1,4 +1,4 @@
-"""Results of recent jobs, kept where they are, so that the next job that refers to one need not fetch it."""
+"""Results of recent jobs, and data that they used, kept here so that the next job need not fetch them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
+
+from telepatch_protocol.data_files import Rows
+
+Kept = torch.Tensor | Rows[torch.Tensor]
+"""A saved value, or a column of an upload."""
 
 
 class Recent:
@@ -17,10 +22,10 @@ class Recent:
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._kept: OrderedDict[str, Mapping[str, torch.Tensor]] = OrderedDict()
+        self._kept: OrderedDict[str, Mapping[str, Kept]] = OrderedDict()
         self._bytes = 0
 
-    def put(self, job: str, saved: Mapping[str, torch.Tensor]) -> None:
+    def put(self, job: str, saved: Mapping[str, Kept]) -> None:
         """Keep a result, and let the oldest go where it gets too much."""
         self.drop(job)
         size = _bytes(saved)
@@ -31,7 +36,7 @@ class Recent:
         while self._bytes > self._most:
             self.drop(next(iter(self._kept)))
 
-    def get(self, job: str) -> Mapping[str, torch.Tensor] | None:
+    def get(self, job: str) -> Mapping[str, Kept] | None:
         """The result of a job, where it is still here."""
         if job in self._kept:
             self._kept.move_to_end(job)
@@ -42,5 +47,5 @@ class Recent:
         self._bytes -= _bytes(self._kept.pop(job, {}))
 
 
-def _bytes(saved: Mapping[str, torch.Tensor]) -> int:
+def _bytes(saved: Mapping[str, Kept]) -> int:
     return sum(tensor.nbytes for tensor in saved.values())

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from telepatch_worker.named_inputs import NamedInput
+
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
     from telepatch_worker.generation import Generation, Owner
+    from telepatch_worker.inputs import Given
     from telepatch_worker.tracks import Track
 
 T = TypeVar("T")
@@ -23,22 +26,27 @@ class Forward:
     Attributes:
         frame: the scope.
         number: which of its forwards.
-        tokens: int64 (rows, positions) of each invoke that takes part, on the CPU.
+        inputs: of each invoke that takes part.
     """
 
     frame: Frame
     number: int
-    tokens: dict[str, torch.Tensor]
+    inputs: dict[str, Given]
 
     @property
     def rows(self) -> int:
         """Rows of all its invokes."""
-        return sum(one.shape[0] for one in self.tokens.values())
+        return sum(one.rows for one in self.inputs.values())
 
     @property
     def longest(self) -> int:
         """Positions of its longest invoke."""
-        return max(one.shape[1] for one in self.tokens.values())
+        return max(one.length for one in self.inputs.values())
+
+    @property
+    def kin(self) -> object:
+        """What must be equal for another one to share the forward: nothing for tokens, which are filled up."""
+        return next((one.kin for one in self.inputs.values() if isinstance(one, NamedInput)), None)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
 from telepatch_protocol.closing import SAMPLED
 from telepatch_protocol.generating import FIRST
-from telepatch_protocol.graph import Arg, Generating, Get, Grad, Map, Node, Set
+from telepatch_protocol.graph import Arg, Generating, Get, Grad, Invoke, Map, Node, Set
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
@@ -64,12 +64,17 @@ class ScopePlan:
         """The invokes that take part in a forward."""
         return self.scope.schedule.passes[number].invokes
 
-    def inputs(self) -> list[Input]:
+    def inputs(self) -> dict[str, Input]:
         """Sizes of its own invokes, those that generate with their prompts."""
-        generating = (
-            self.scope.bodies[name][FIRST] for name, node in self.nodes.items() if isinstance(node, Generating)
-        )
-        return [*self.scope.inputs.values(), *(size for one in generating for size in one.inputs.values())]
+        prompts = (self.scope.bodies[one.id][FIRST].inputs for one in self._generating())
+        return {**self.scope.inputs, **{name: size for one in prompts for name, size in one.items()}}
+
+    def invoked(self) -> dict[str, Invoke]:
+        """Its own invokes, those that generate too."""
+        return {**self.scope.invokes, **{one.invoke.id: one.invoke for one in self._generating()}}
+
+    def _generating(self) -> list[Generating]:
+        return [node for node in self.nodes.values() if isinstance(node, Generating)]
 
     def body(self, name: str, key: Key = ()) -> ScopePlan:
         """How a sub-graph is evaluated."""
@@ -107,7 +112,17 @@ class ScopePlan:
             for found in self.places.get(node.id, ())
             if found.order >= 0
         )
-        return all(own) and all(one.shares() for one in self._inner())
+        return self._alike() and all(own) and all(one.shares() for one in self._inner())
+
+    def _alike(self) -> bool:
+        """Whether its invokes can share a forward: tensors that are not tokens are never filled up."""
+        scope = self.scope
+        kinds = {
+            (scope.inputs[name].length, tuple(sorted(invoke.inputs)))
+            for name, invoke in scope.invokes.items()
+            if invoke.inputs is not None
+        }
+        return len(kinds) < 2
 
     def reads_engine(self) -> bool:
         """Whether it reads masks or other things of the engine, which then have to be there."""
@@ -171,6 +186,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             found.place,
             found.leaf.axes,
             event.part,
+            found.view,
             event.tracked,
             event.again,
         )

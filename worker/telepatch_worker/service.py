@@ -99,6 +99,7 @@ def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
     tasks = Tasks({**broker_tasks(settings.redis_url, blobs, **lane_options), "fetch_model": fetch_model})
     house = Housekeeping(settings.redis_url, tasks, queue="worker-housekeeping")
     house.every(60, "expire_results")
+    house.every(60, "expire_uploads")
     house.every(3, "reclaim")
     return house
 

@@ -70,11 +70,15 @@ def _fetch(
     if origin.kind == "hub":
         return fetch_snapshot(file, cache, progress, space, token_file), f"hub {origin.name} {origin.version}"
     folder = _local_folder(file)
-    return folder, f"path {_contents(folder, progress)}"
+    return folder, f"path {_contents(folder, progress, everything=file.loader is not None)}"
 
 
 def _local_folder(file: CardFile) -> Path:
     folder = Path(file.origin.name)
+    if file.loader is not None:
+        if not folder.is_dir():
+            raise LoadError(f"{file.id}: there is no folder {folder}")
+        return folder
     lacking = missing_files(folder)
     if lacking:
         raise LoadError(f"{file.id}: {folder} is not a whole model folder: it has no {lacking[0]!r}")
@@ -85,10 +89,14 @@ def _recipe(file: CardFile) -> str:
     return f"config {file.origin.name} {json.dumps(file.config, sort_keys=True)} {file.seed} {RECIPE}"
 
 
-def _contents(folder: Path, progress: Progress) -> str:
-    """sha256 over the names and contents of the files of a folder: an edited weight is another model."""
+def _contents(folder: Path, progress: Progress, *, everything: bool) -> str:
+    """sha256 over the names and contents of the files of a folder: an edited weight is another model.
+
+    What transformers does not read does not count, unless a loader may read it: then `everything` does.
+    """
     digest = hashlib.sha256()
-    paths = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
+    files = (path for path in folder.iterdir() if path.is_file())
+    paths = sorted(path for path in files if everything or path.suffix in {".json", ".safetensors"})
     for index, path in enumerate(paths):
         progress("check", index / len(paths))
         with path.open("rb") as stream:

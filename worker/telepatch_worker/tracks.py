@@ -9,6 +9,7 @@ import torch
 
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.views import seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,11 @@ class Track:
 
 def place_track(moment: Moment, tensor: torch.Tensor, rows: Rows, owner: tuple[int, str]) -> Track:
     """The track of an invoke's own part of a place."""
-    return Track(tensor, lambda gradient: own_part(gradient, moment.axes, rows), moment.part, owner)
+
+    def part(gradient: torch.Tensor) -> torch.Tensor:
+        return own_part(seen(gradient, moment.view, rows), moment.axes, rows)
+
+    return Track(tensor, part, moment.part, owner)
 
 
 def value_track(tensor: torch.Tensor, owner: tuple[int, str]) -> Track:

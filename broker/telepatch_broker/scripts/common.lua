@@ -8,6 +8,7 @@ local GRACE = 60 * 1000
 
 local EXPIRY, GARBAGE, USES, MODELS =
   'telepatch:expiry', 'telepatch:garbage', 'telepatch:uses', 'telepatch:models'
+local UPLOADED, UNFINISHED, OWED = 'telepatch:uploaded', 'telepatch:unfinished', 'telepatch:owed'
 local ENDED = { completed = true, failed = true, cancelled = true }
 
 local function job_key(id) return 'telepatch:job:' .. id end
@@ -16,12 +17,14 @@ local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. wh
 local function queue_key(model, person) return lane_key(model, 'queue:' .. person) end
 local function person_key(person, what) return 'telepatch:person:' .. person .. ':' .. what end
 
+local function upload_key(person, digest) return person_key(person, 'upload:' .. digest) end
+
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
-local FIELDS = { 'person', 'model', 'state', 'worker', 'cost', 'attempts', 'parents', 'keep', 'uses' }
+local FIELDS = { 'person', 'model', 'state', 'worker', 'cost', 'attempts', 'parents', 'keep', 'uses', 'data' }
 
 -- What scripts need to know of a job, or nil if there is no such job.
 local function read(id)
@@ -99,12 +102,29 @@ local function discard_blob(name, due)
   redis.call('ZADD', GARBAGE, due, name)
 end
 
-local function release_attachment(job, at)
-  if job.uses == '' then return end
-  if redis.call('HINCRBY', USES, job.uses, -1) <= 0 then
-    redis.call('HDEL', USES, job.uses)
-    discard_blob(job.uses, at + GRACE)
+-- Bytes of an upload that was deleted while jobs needed it count until they are gone.
+local function release_blob(name, at)
+  if redis.call('HINCRBY', USES, name, -1) > 0 then return end
+  redis.call('HDEL', USES, name)
+  discard_blob(name, at + GRACE)
+  local bytes, person = string.match(redis.call('HGET', OWED, name) or '', '^(%d+) (.+)$')
+  if bytes then redis.call('HINCRBY', UPLOADED, person, '-' .. bytes) end
+  redis.call('HDEL', OWED, name)
+end
+
+local function blobs_of(job)
+  local names = {}
+  if job.uses ~= '' then table.insert(names, job.uses) end
+  for _, name in pairs(job.data ~= '' and cjson.decode(job.data) or {}) do table.insert(names, name) end
+  return names
+end
+
+-- All parts of an upload but the one that is the whole.
+local function discard_parts(key, at, kept)
+  for _, name in ipairs(redis.call('LRANGE', key .. ':parts', 0, -1)) do
+    if name ~= kept then discard_blob(name, at + GRACE) end
   end
+  redis.call('DEL', key .. ':parts')
 end
 
 -- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.
@@ -117,8 +137,8 @@ local function close(job, state, at, data)
   end
   move(job, state)
   redis.call('HSET', job_key(job.id), 'ended', at)
-  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'pending')
-  release_attachment(job, at)
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending')
+  for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)
   end
@@ -165,9 +185,13 @@ local function release_children(id, at)
   redis.call('DEL', children_key(id))
 end
 
--- Notes that a worker ended with; both are JSON, and only `warnings` is added to what stands there.
+-- Notes that a worker ended with; both are JSON, and `warnings` that do not stand there yet are added.
 local function remember_run(id, warnings, seconds)
   local all = cjson.decode(redis.call('HGET', job_key(id), 'warnings') or '[]')
-  for _, warning in ipairs(cjson.decode(warnings)) do table.insert(all, warning) end
+  local known = {}
+  for _, warning in ipairs(all) do known[warning] = true end
+  for _, warning in ipairs(cjson.decode(warnings)) do
+    if not known[warning] then table.insert(all, warning) end
+  end
   redis.call('HSET', job_key(id), 'warnings', #all > 0 and cjson.encode(all) or '[]', 'seconds', seconds)
 end

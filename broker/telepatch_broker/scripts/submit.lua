@@ -1,8 +1,8 @@
 -- Accepts jobs; parents must come before their children.
--- ARGV: number of jobs, then for each: id, then the 15 values named below.
--- Returns for each: new, same, conflict or unknown; its state, or the id of the unknown parent.
+-- ARGV: number of jobs, then for each: id, then the 16 values named below.
+-- Returns for each: new, same, conflict, unknown or deleted; its state, the id of the unknown parent, or the deleted upload.
 local NAMES = { 'person', 'model', 'digest', 'cost', 'alone', 'group', 'document', 'tokens', 'attachment', 'uses', 'price',
-  'saves', 'warnings', 'parents', 'keep' }
+  'saves', 'warnings', 'parents', 'keep', 'data' }
 local at, answers = now(), {}
 
 local function known(id, job)
@@ -26,6 +26,13 @@ local function look_at_parents(job)
   return pending, lost, why, nil
 end
 
+-- An upload that was deleted after the gateway has looked.
+local function deleted(job)
+  for digest, blob in pairs(job.data ~= '' and cjson.decode(job.data) or {}) do
+    if redis.call('HGET', upload_key(job.person, digest), 'blob') ~= blob then return digest end
+  end
+end
+
 local function tie_to_parents(job)
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', 1)
@@ -46,9 +53,9 @@ local function store(job)
   redis.call('HSET', job_key(job.id), unpack(fields))
   redis.call('ZADD', person_key(job.person, 'jobs'), 0, job.id)
   redis.call('SADD', MODELS, job.model)
-  if job.uses ~= '' then
-    redis.call('HINCRBY', USES, job.uses, 1)
-    redis.call('ZREM', GARBAGE, job.uses)
+  for _, name in ipairs(blobs_of(job)) do
+    redis.call('HINCRBY', USES, name, 1)
+    redis.call('ZREM', GARBAGE, name)
   end
 end
 
@@ -57,6 +64,8 @@ local function accept(job)
   if answer then return answer end
   local pending, lost, why, unknown = look_at_parents(job)
   if unknown then return { 'unknown', unknown } end
+  local gone = deleted(job)
+  if gone then return { 'deleted', gone } end
   store(job)
   tie_to_parents(job)
   job.state = ''

@@ -1,11 +1,12 @@
-"""Rules of linear algebra and losses."""
+"""Rules of products of matrices and of their decompositions."""
 
 from __future__ import annotations
 
 import re
 
-from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError
+from telepatch_protocol.errors import BadArgument, ShapeError
 from telepatch_protocol.meta import Meta
+from telepatch_protocol.ops.room import need_room
 from telepatch_protocol.ops.rules import (
     axis,
     chosen,
@@ -73,9 +74,18 @@ def einsum(args: Bound) -> Meta:
     for letter in result.replace("...", ""):
         if letter not in sizes or result.count(letter) > 1:
             raise BadArgument(f"'{args['equation']}': letter '{letter}' of the result is in no term, or twice in it")
+    _need_room_between(terms, result, sizes, dots)
     before, dotted, after = result.partition("...")
     shape = (*(sizes[letter] for letter in before), *(dots if dotted else ()), *(sizes[letter] for letter in after))
     return Meta(shape, dtype)
+
+
+def _need_room_between(terms: list[str], result: str, sizes: dict[str, Dim], dots: Shape) -> None:
+    """Refuse a product of the first terms, of three or more, that is too large before the next one sums it up."""
+    for count in range(2, len(terms)):
+        ahead = "".join((*terms[count:], result))
+        open_letters = [letter for letter in dict.fromkeys("".join(terms[:count])) if letter in ahead]
+        need_room((*dots, *(sizes[letter] for letter in open_letters if letter != ".")), "products")
 
 
 def equation_terms(equation: str) -> tuple[list[str], str]:
@@ -120,10 +130,10 @@ def letter_sizes(terms: list[str], shapes: list[Shape]) -> tuple[dict[str, Dim],
 
 def svd(args: Bound) -> dict[str, Meta]:
     """``U``, ``S`` and ``Vh`` of a batch of matrices."""
-    rows, columns, batch, dtype = _matrix(args)
+    rows, columns, batch, dtype = matrix_of(args)
     if batch is None:
         return {name: Meta(None, dtype) for name in ("U", "S", "Vh")}
-    short = _smaller(rows, columns)
+    short = smaller(rows, columns)
     inner_u, inner_v = (rows, columns) if args["full_matrices"] else (short, short)
     return {
         "U": Meta((*batch, rows, inner_u), dtype),
@@ -135,37 +145,42 @@ def svd(args: Bound) -> dict[str, Meta]:
 def qr(args: Bound) -> dict[str, Meta]:
     """``Q`` and ``R`` of a batch of matrices."""
     mode = chosen(args, "mode", "reduced", "complete")
-    rows, columns, batch, dtype = _matrix(args)
+    rows, columns, batch, dtype = matrix_of(args)
     if batch is None:
         return {name: Meta(None, dtype) for name in ("Q", "R")}
-    inner = rows if mode == "complete" else _smaller(rows, columns)
+    inner = rows if mode == "complete" else smaller(rows, columns)
     return {"Q": Meta((*batch, rows, inner), dtype), "R": Meta((*batch, inner, columns), dtype)}
 
 
 def eigh(args: Bound) -> dict[str, Meta]:
     """``eigenvalues`` and ``eigenvectors`` of a batch of symmetric matrices."""
-    rows, columns, batch, dtype = _matrix(args)
+    rows, columns, batch, dtype = matrix_of(args)
     chosen(args, "UPLO", "L", "U")
     if batch is None:
         return {name: Meta(None, dtype) for name in ("eigenvalues", "eigenvectors")}
-    _need_square(rows, columns)
+    need_square(rows, columns)
     return {"eigenvalues": Meta((*batch, rows), dtype), "eigenvectors": Meta((*batch, rows, columns), dtype)}
+
+
+def eigenvalues(args: Bound) -> Meta:
+    """The ``eigenvalues`` alone."""
+    return eigh(args)["eigenvalues"]
 
 
 def pinv(args: Bound) -> Meta:
     """The pseudoinverse of a batch of matrices."""
-    rows, columns, batch, dtype = _matrix(args)
+    rows, columns, batch, dtype = matrix_of(args)
     return Meta(None if batch is None else (*batch, columns, rows), dtype)
 
 
 def solve(args: Bound) -> Meta:
     """``X`` such that ``A X = B``."""
-    rows, columns, batch, dtype = _matrix(args)
+    rows, columns, batch, dtype = matrix_of(args)
     right = meta(args, "B")
     one_dtype(metas(args))
     if batch is None or right.shape is None:
         return Meta(None, dtype)
-    _need_square(rows, columns)
+    need_square(rows, columns)
     if len(right.shape) == 1 or shapes_fit(right.shape, (*batch, rows)):
         if not right.shape or not fit(right.shape[-1], rows):
             raise ShapeError(f"A has {rows} rows; B has shape {right.shape}")
@@ -175,64 +190,12 @@ def solve(args: Bound) -> Meta:
     return Meta((*(together(batch, right.shape[:-2]) or ()), rows, right.shape[-1]), dtype)
 
 
-def cross_entropy(args: Bound) -> Meta:
-    """Loss of scores (C), (N, C) or (N, C, ...) against classes, or against probabilities of the same shape."""
-    reduction = chosen(args, "reduction", "mean", "sum", "none")
-    value, target, weight = meta(args, "input"), args["target"], args["weight"]
-    need_float(value, *(one for one in (weight,) if isinstance(one, Meta)))
-    shape = value.shape
-    if shape == ():
-        raise ShapeError("needs scores of at least one axis, found a value without any")
-    rows = None if shape is None else (() if len(shape) == 1 else (shape[0], *shape[2:]))
-    classes = None if shape is None else shape[0 if len(shape) == 1 else 1]
-    _check_target(value, target, rows)
-    if isinstance(weight, Meta) and weight.shape is not None and classes is not None:
-        one_dtype([value, weight])
-        if not shapes_fit(weight.shape, (classes,)):
-            raise ShapeError(f"'weight' has shape {weight.shape}; there are {classes} classes")
-    return Meta(rows if reduction == "none" else (), value.dtype)
-
-
-def _check_target(value: Meta, target: object, rows: Shape | None) -> None:
-    if not isinstance(target, Meta):
-        if not isinstance(target, int) or isinstance(target, bool) or rows not in ((), None):
-            raise BadArgument(f"'target' is {target}; scores {value} need classes of shape {rows}")
-        return
-    if target.dtype is not None and "float" in target.dtype:
-        one_dtype([value, target])
-        rows = value.shape
-    elif target.dtype not in ("int64", None):
-        raise DtypeError(f"'target' holds int64 classes or probabilities; found {target}; use .to('int64')")
-    if target.shape is not None and rows is not None and not shapes_fit(target.shape, rows):
-        raise ShapeError(f"'target' has shape {target.shape}; scores of shape {value.shape} need {rows}")
-
-
-def kl_div(args: Bound) -> Meta:
-    """Divergence of a target from log-probabilities; both broadcast together."""
-    value, target = meta(args, "input"), meta(args, "target")
-    reduction = chosen(args, "reduction", "mean", "sum", "none", "batchmean")
-    need_float(value, target)
-    shape = together(value.shape, target.shape)
-    if reduction == "batchmean" and value.shape == ():
-        raise ShapeError("reduction 'batchmean' needs a leading axis")
-    return Meta(shape if reduction == "none" else (), one_dtype([value, target]))
-
-
-def paired_loss(args: Bound) -> Meta:
-    """Loss between two values of one shape."""
-    value, target = meta(args, "input"), meta(args, "target")
-    reduction = chosen(args, "reduction", "mean", "sum", "none")
-    need_float(value, target)
-    if value.shape is not None and target.shape is not None and not shapes_fit(value.shape, target.shape):
-        raise ShapeError(f"the value has shape {value.shape} and the target {target.shape}; make them one shape")
-    return Meta(value.shape if reduction == "none" else (), one_dtype([value, target]))
-
-
 def cosine_similarity(args: Bound) -> Meta:
     """The cosine of the angle between two values along an axis of their common shape."""
     left, right = meta(args, "x1"), meta(args, "x2")
     need_float(left, right)
     shape = together(left.shape, right.shape)
+    need_room(shape, "products")
     if shape is None:
         return Meta(None, one_dtype([left, right]))
     place = axis(shape, args["dim"])
@@ -254,9 +217,14 @@ def _matmul_shape(value: Shape | None, other: Shape | None) -> Shape | None:
     return (*batch, *rows, *columns)
 
 
-def _matrix(args: Bound) -> tuple[Dim, Dim, Shape | None, str | None]:
-    """Rows, columns, batch shape (None where unknown) and dtype of ``A``."""
-    value = meta(args, "A")
+def matrix_of(args: Bound, name: str = "A") -> tuple[Dim, Dim, Shape | None, str | None]:
+    """Rows, columns, batch shape (None where unknown) and dtype of a matrix.
+
+    Raises:
+        DtypeError: not float32 or float64.
+        ShapeError: fewer than two axes.
+    """
+    value = meta(args, name)
     need_float(*metas(args), wide=True)
     if value.shape is None:
         return 0, 0, None, value.dtype
@@ -265,12 +233,18 @@ def _matrix(args: Bound) -> tuple[Dim, Dim, Shape | None, str | None]:
     return value.shape[-2], value.shape[-1], value.shape[:-2], value.dtype
 
 
-def _need_square(rows: Dim, columns: Dim) -> None:
+def need_square(rows: Dim, columns: Dim) -> None:
+    """Refuse a matrix that is not square.
+
+    Raises:
+        ShapeError: its sides differ.
+    """
     if not fit(rows, columns):
         raise ShapeError(f"needs a square matrix, found {rows} rows and {columns} columns")
 
 
-def _smaller(left: Dim, right: Dim) -> Dim:
+def smaller(left: Dim, right: Dim) -> Dim:
+    """The smaller of two sizes."""
     if left == right:
         return left
     if isinstance(left, int) and isinstance(right, int):

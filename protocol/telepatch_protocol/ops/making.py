@@ -1,11 +1,10 @@
-"""Rules of operations that make new values: constants, ranges and random numbers."""
+"""Rules of operations that make new values of nothing: constants and ranges."""
 
 from __future__ import annotations
 
-from telepatch_protocol.dtypes import is_float, is_integer
 from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.ops.rules import dims_of, integer, meta, metas
+from telepatch_protocol.ops.rules import dims_of, integer, meta
 from telepatch_protocol.ops.shaping import need_sizes
 from telepatch_protocol.ops.table import Bound
 from telepatch_protocol.sizes import Shape, Size
@@ -48,7 +47,7 @@ def spaced(args: Bound) -> Meta:
     """A number of values evenly from start to end."""
     steps = integer(args, "steps")
     need_sizes([steps], "steps")
-    return Meta((steps,), _not_bool(args))
+    return Meta((steps,), not_bool(args))
 
 
 def identity(args: Bound) -> Meta:
@@ -59,30 +58,19 @@ def identity(args: Bound) -> Meta:
     return Meta((rows, columns), str(args["dtype"]))
 
 
-def drawn(args: Bound) -> Meta:
-    """Random numbers of a floating-point dtype."""
-    _check_key(args)
-    dtype = str(args["dtype"])
-    if not is_float(dtype):
-        raise DtypeError(f"'dtype' is {dtype}; these numbers are floating point (randint gives integers)")
-    return Meta(_made_shape(args, "size"), dtype)
+def triangle_places(args: Bound) -> Meta:
+    """The places of the elements on one side of a diagonal: a row of rows, and a row of columns."""
+    rows, columns, offset = (integer(args, name) for name in ("row", "col", "offset"))
+    need_sizes([rows, columns], "row, col")
+    if isinstance(rows, int) and isinstance(columns, int) and isinstance(offset, int):
+        below = _below(rows, columns, offset if args.get("lower") else offset - 1)
+        return Meta((2, below if args.get("lower") else rows * columns - below), "int64")
+    return Meta((2, Size.unknown(rows, columns)), "int64")
 
 
-def drawn_integers(args: Bound) -> Meta:
-    """Random integers from low up to, but without, high."""
-    _check_key(args)
-    low, high = args["low"], args["high"]
-    if isinstance(low, int) and isinstance(high, int) and low >= high:
-        raise BadArgument(f"there is no integer from {low} up to, but without, {high}")
-    return Meta(_made_shape(args, "size"), _not_bool(args))
-
-
-def shuffled(args: Bound) -> Meta:
-    """The integers below n in random order."""
-    _check_key(args)
-    n = integer(args, "n")
-    need_sizes([n], "n")
-    return Meta((n,), "int64")
+def lower_places(args: Bound) -> Meta:
+    """As `triangle_places`, on and below the diagonal."""
+    return triangle_places({**args, "lower": True})
 
 
 def _made_shape(args: Bound, name: str) -> Shape:
@@ -102,14 +90,22 @@ def _number_dtype(args: Bound) -> str:
     return "bool" if isinstance(number, bool) else "float32" if isinstance(number, float) else "int64"
 
 
-def _not_bool(args: Bound) -> str:
+def not_bool(args: Bound) -> str:
+    """The dtype asked for.
+
+    Raises:
+        DtypeError: bool.
+    """
     dtype = str(args["dtype"])
     if dtype == "bool":
         raise DtypeError("has no dtype bool; convert the result")
     return dtype
 
 
-def _check_key(args: Bound) -> None:
-    for part in metas(args):
-        if part.dtype is not None and not is_integer(part.dtype):
-            raise DtypeError(f"a key holds integers; found {part}")
+def _below(rows: int, columns: int, offset: int) -> int:
+    """How many elements lie on or below a diagonal: row by row one more, from none up to all columns."""
+    first = max(0, -offset)  # the first row that has any
+    full = max(first, min(rows, columns - offset))  # from here on rows have all
+    rising = min(full, rows) - first
+    growing = rising * (first + offset + 1) + rising * (rising - 1) // 2 if rising > 0 else 0
+    return growing + max(0, rows - full) * columns

@@ -20,9 +20,17 @@ square brackets. A parameter with `= None` may be left out or null. Numbers that
 
 **What differs from PyTorch.** Different floating-point dtypes never mix silently: convert one with `to`. Products of
 matrices and `einsum` take floating-point values only. Random operations take a `key`, not a hidden generator: the same
-key gives the same numbers, whatever else runs. `one_hot` is told its number of classes. Sorting keeps the order of
-equal elements. `max`, `min` and `median` give one value without `dim`, and `values` and `indices` with it. There is no
-`split`, `chunk` or `unbind`, as `index` takes any part.
+key gives the same numbers, on every device and whatever else runs. `one_hot` is told its number of classes, and
+`bincount` with `minlength` how many integers it counts. Sorting keeps the order of equal elements. `max`, `min` and
+`median` give one value without `dim`, and `values` and `indices` with it. Integers that pick what is not there are
+refused with their numbers. An operation that would make more than 268,435,456 numbers on the way to a smaller result
+(the scores of an attention, the windows of a convolution) is refused.
+
+**What is not there, and what to do.** `split`, `chunk` and `unbind`: `index` takes any part, and the client has all
+three. Fourier transforms and eigenvalues of general matrices give complex numbers, which are no values here: a
+transform of known length is a product with the matrix of its cosines, and one with that of its sines. Operations on
+bits: masks have `logical_and` and its like. What writes in place (`index_put_`, `fill_`): `where`, `slice_scatter`,
+`index_copy` and `scatter` give the changed value.
 """
 
 

@@ -19,10 +19,18 @@ class RequestLimits(Frozen):
     """What one request may hold, and how long it may wait."""
 
     body_bytes: int
+    upload_bytes: int
     jobs: int
     results: int
     wait_seconds: float
     json_values: int
+
+
+class DataQuota(Frozen):
+    """How many bytes one's uploads count for, and how many these may be."""
+
+    bytes: int
+    limit: int
 
 
 class Me(Frozen):
@@ -31,6 +39,7 @@ class Me(Frozen):
     person: str
     protocol: tuple[int, int] = PROTOCOL
     limits: RequestLimits
+    data: DataQuota
     result_seconds: float
 
 
@@ -40,9 +49,11 @@ async def me(person: Person, found: Annotated[Services, Depends(services)]) -> M
     settings = found.settings
     limits = RequestLimits(
         body_bytes=settings.gateway_body_bytes,
+        upload_bytes=settings.gateway_upload_bytes,
         jobs=settings.gateway_jobs,
         results=settings.gateway_results,
         wait_seconds=settings.gateway_wait_seconds,
         json_values=settings.gateway_json_values,
     )
-    return Me(person=person, limits=limits, result_seconds=settings.result_seconds)
+    data = DataQuota(bytes=await found.uploads.used(person), limit=settings.gateway_data_bytes)
+    return Me(person=person, limits=limits, data=data, result_seconds=settings.result_seconds)

@@ -54,7 +54,7 @@ async def result(
 ) -> Response:
     """The saved values of a job, as safetensors (in parts, if asked) or as JSON."""
     kept = await found.lane.result(person, id)
-    if (format or _preferred(request)) == "json":
+    if (format or preferred(request)) == "json":
         return await _json(id, kept, found)
     return stream(request, kept.size, f'"{id}"', SAFETENSORS, lambda start, stop: found.lane.read(kept, start, stop))
 
@@ -93,7 +93,7 @@ def header(about: dict[str, Any]) -> bytes:
     return struct.pack("<I", len(text)) + text
 
 
-def _preferred(request: Request) -> Format:
+def preferred(request: Request) -> Format:
     """JSON if the caller names it before safetensors; a caller that takes anything gets safetensors."""
     for one in request.headers.get("accept", "*/*").split(","):
         kind = one.partition(";")[0].strip().lower()

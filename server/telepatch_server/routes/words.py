@@ -6,11 +6,14 @@ import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from telepatch_protocol.card import Frozen
+from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.messages import Conversation, conversations_of
 from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import body_of, documented
+from telepatch_server.catalogue import Model
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
 from telepatch_server.words import Words
@@ -26,10 +29,16 @@ _LARGE: Final = 10_000
 
 
 class Tokenize(Frozen):
-    """Texts to be tokenised; `special` adds what the model's own tokenizer adds."""
+    """Texts to be tokenised, or chat messages (one conversation, or a list of them).
+
+    `special` adds what the model's own tokenizer adds around a text; a chat template has written it already. `chat` has
+    settings of the template, such as ``add_generation_prompt``, which is true where nothing is said.
+    """
 
     model: str
-    text: str | tuple[str, ...]
+    text: str | tuple[str, ...] | None = None
+    messages: JsonValue = None
+    chat: dict[str, JsonValue] | None = None
     special: bool = True
 
 
@@ -41,12 +50,14 @@ class TokenRow(Frozen):
         tokens: the vocabulary's own spelling of each.
         pieces: the text of each by itself.
         offsets: first character, and character behind the last one, of each.
+        text: what was tokenised; of messages, what the template made of them.
     """
 
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
     pieces: tuple[str, ...]
     offsets: tuple[tuple[int, int], ...]
+    text: str = ""
 
 
 class Tokenized(Frozen):
@@ -79,9 +90,16 @@ class Detokenized(Frozen):
 
 @router.post("/tokenize", openapi_extra=documented(Tokenize))
 async def tokenize(body: Annotated[Tokenize, Depends(body_of(Tokenize))], found: Found) -> Tokenized:
-    """Texts as tokens, with the place of each in the text."""
-    words = (await found.catalogue.model(body.model)).tokenizer()
-    texts = (body.text,) if isinstance(body.text, str) else body.text
+    """Texts or chat messages as tokens, with the place of each in the text."""
+    model = await found.catalogue.model(body.model)
+    words = model.tokenizer()
+    if (body.text is None) == (body.messages is None):
+        raise BadArgument("give one of 'text' and 'messages'")
+    if body.messages is not None:
+        return await asyncio.to_thread(_tokenize_chats, model, conversations_of(body.messages, body.chat), body.chat)
+    if body.chat is not None:
+        raise BadArgument("'chat' has settings of a chat template, which goes with 'messages'")
+    texts = (body.text,) if isinstance(body.text, str) else body.text or ()
     if sum(map(len, texts)) < _LARGE:
         return _tokenize(words, texts, body.special)
     return await asyncio.to_thread(_tokenize, words, texts, body.special)
@@ -103,13 +121,26 @@ def _rows(ids: tuple[tuple[int, ...], ...] | tuple[int, ...]) -> list[tuple[int,
     return rows if len(rows) == len(ids) and rows else [tuple(one for one in ids if isinstance(one, int))]
 
 
+def _tokenize_chats(
+    model: Model, conversations: list[Conversation], settings: dict[str, JsonValue] | None
+) -> Tokenized:
+    texts = tuple(model.chat.texts(conversations, settings or {}))
+    return _tokenize(model.tokenizer(), texts, special=False)
+
+
 def _tokenize(words: Words, texts: tuple[str, ...], special: bool) -> Tokenized:
     rows = []
     for text in texts:
         found = words.encode(text, special=special)
         pieces = tuple(words.pieces(found.ids))
         rows.append(
-            TokenRow(ids=tuple(found.ids), tokens=tuple(found.tokens), pieces=pieces, offsets=tuple(found.offsets))
+            TokenRow(
+                ids=tuple(found.ids),
+                tokens=tuple(found.tokens),
+                pieces=pieces,
+                offsets=tuple(found.offsets),
+                text=text,
+            )
         )
     return Tokenized(rows=tuple(rows))
 
