@@ -547,3 +547,37 @@ def test_bad_settings_are_refused_before_anything_runs(gpt2, settings):
     made["generate"] |= settings
     [outcome] = gpt2.run([task([made], TOKENS)])
     assert isinstance(outcome.error, BadArgument)
+
+
+@pytest.mark.parametrize("site", ["q", "pattern", "attn_out", "mlp_act"])
+def test_standard_ports_have_the_newest_position_at_each_step_and_attention_all_before_it(gpt2, saved, site):
+    node = {"kind": "get", "id": "v", "site": f"blocks.1:{site}", "invoke": "x", "step": 3}
+    found, _ = saved(gpt2, task([run(ids(6))], {**TOKENS, "v": "$v"}, [node]), task([run(ids(13))], TOKENS, id="other"))
+    seen = ids(6)[0] + found["tokens"][0, :3].tolist()
+    whole = {"kind": "get", "id": "v", "site": f"blocks.1:{site}", "invoke": "y"}
+    expected = saved(gpt2, task([{"id": "f", "invokes": [{"id": "y", "ids": seen}]}], {"v": "$v"}, [whole]))["v"]
+    newest = expected[:, :, -1:] if site == "pattern" else expected[:, -1:]
+    torch.testing.assert_close(found["v"], newest, rtol=1e-4, atol=1e-5)
+
+
+def test_values_that_differ_in_size_from_step_to_step_cannot_be_stacked(gpt2):
+    node = {"kind": "get", "id": "p", "site": "blocks.1:pattern", "invoke": "x", "step": "1:"}
+    [outcome] = gpt2.run([task([run(ids(6))], {"p": "$p"}, [node])])
+    assert isinstance(outcome.error, ShapeError)
+    assert "shapes" in str(outcome.error)
+
+
+def test_a_write_at_a_standard_port_of_one_generation_leaves_its_neighbours_alone(gpt2, saved):
+    write = {
+        "kind": "set",
+        "id": "w",
+        "site": "blocks.1:z",
+        "invoke": "x",
+        "index": [":", ":", 2],
+        "value": 3.0,
+        "step": ":",
+    }
+    jobs = [task([run(ids(6))], TOKENS, [write]), task([run(ids(13))], TOKENS, id="other")]
+    together = saved(gpt2, *jobs)
+    assert together[0]["tokens"].tolist() == saved(gpt2, jobs[0])["tokens"].tolist()
+    assert together[1]["tokens"].tolist() == plain(gpt2, ids(13), 8)[0]
