@@ -412,3 +412,11 @@ def test_unknown_lengths_leave_the_positions_to_the_service(card):
     graph = graph.model_copy(update={"constants": {"t": {"tensor": "t"}}})
     found = check(graph, card, attachment={"t": Meta(None, "int64")})
     assert found.saves["a"].shape is not None
+
+
+def test_generations_that_go_on_together_are_priced_together(card):
+    cached = card.model_copy(update={"cache_bytes": 1000})
+    other = {"id": "q", "generate": {"max_new_tokens": 8}, "invokes": [{"id": "y", "ids": PROMPT}]}
+    one = price(check(document(), cached), cached).peak_bytes
+    both = price(check(document(more_runs=[other]), cached), cached).peak_bytes
+    assert both >= one + 12_000

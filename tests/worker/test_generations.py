@@ -467,20 +467,29 @@ def test_maps_and_repeats_tell_what_they_emit(gpt2):
     assert [(one["at"], one["values"]["z"]) for one in heard if one["node"] == "p"] == [([0], 2), ([1], 4), ([2], 8)]
 
 
-def test_a_job_that_is_cancelled_leaves_and_the_others_go_on(gpt2):
-    lost = set()
+def test_a_job_that_is_cancelled_leaves_with_all_its_generations_and_the_others_go_on(gpt2, monkeypatch):
+    lost, forwards = set(), []
+    whole = gpt2.model.whole
+
+    def counted(inputs, *args, **kwargs):
+        forwards.append(inputs["input_ids"].shape[0])
+        return whole(inputs, *args, **kwargs)
+
+    monkeypatch.setattr(gpt2.model, "whole", counted)
 
     def values(job, data):
         if job == "job" and data.get("step") == 2:
             lost.add("job")
 
+    runs = [run(ids(5), 60), run(ids(5, 3), 60, id="q", invoke="y")]
     long, other = gpt2.run(
-        [task([run(ids(5), 60)], TOKENS), task([run(ids(6))], TOKENS, id="other")],
-        values=values,
-        cancelled=lambda: lost,
+        [task(runs, TOKENS), task([run(ids(6))], TOKENS, id="other")], values=values, cancelled=lambda: lost
     )
     assert isinstance(long.error, Cancelled)
     assert other.saved["tokens"].tolist() == plain(gpt2, ids(6), 8)[0]
+    assert forwards[:3] == [3, 3, 3]
+    assert set(forwards[4:]) == {1}
+    assert len(forwards) == 8
 
 
 def test_a_job_that_takes_too_long_ends_and_says_so(limited):

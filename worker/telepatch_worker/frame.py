@@ -15,7 +15,7 @@ from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
-from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
+from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
 from telepatch_worker.data import value_of
@@ -24,7 +24,7 @@ from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Work, at_once
+from telepatch_worker.requests import Forward, Work, at_once, together
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.tracks import Track, place_track, value_track
 from telepatch_worker.trouble import during
@@ -147,12 +147,18 @@ class Frame:
         return Frame(_EMPTY, self.context, self, out, self.place)
 
     def _between(self) -> Work[None]:
-        """Whatever waits for a forward to be over."""
+        """Whatever waits for a forward to be over: one after the other, generations side by side."""
         while self._waiting:
-            node = self.plan.nodes[self._waiting.popleft()]
-            with during(self.context.graph, node):
-                value = yield from compound.evaluated(self, node)
-            self._obtained(node, value)
+            nodes = [self.plan.nodes[name] for name in self._waiting]
+            now = [node for node in nodes if isinstance(node, Generating)] or nodes[:1]
+            for node in now:
+                self._waiting.remove(node.id)
+            yield from together(self._happen(node) for node in now)
+
+    def _happen(self, node: Node) -> Work[None]:
+        with during(self.context.graph, node):
+            value = yield from compound.evaluated(self, node)
+        self._obtained(node, value)
 
     # Where forwards pass
 
