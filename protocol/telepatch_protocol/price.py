@@ -14,6 +14,7 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.closing import SAMPLED
+from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import TooLarge
 from telepatch_protocol.generating import FIRST
 from telepatch_protocol.graph import Generating, Grad, Map, Node
@@ -155,10 +156,10 @@ def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     """Bytes of the widest activation up to where the forward stops."""
     stop = one.stop
-    if (
-        one.events[-1].node == SAMPLED and card.widest
-    ):  # the head is narrowed to the newest position, if nobody reads it
-        stop = max([event.order for event in one.events[:-1]] + [card.widest[-1][0] - 1])
+    head, width = card.widest[-1] if card.widest else (0, 0)
+    if one.events[-1].node == SAMPLED and width == card.vocabulary * ITEM_BYTES[card.dtype]:
+        # a generation has logits of the newest position alone, unless somebody looks at others
+        stop = max([head - 1, *(event.order for event in one.events[:-1])])
     place = bisect_right(card.widest, stop, key=lambda event: event[0])
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
 
