@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from telepatch_protocol.errors import NotYetSupported
-from telepatch_protocol.graph import EXECUTED, Generating, Node
+from telepatch_protocol.errors import BadArgument, NotYetSupported
+from telepatch_protocol.graph import EXECUTED, Generating, Node, Run
+
+
+def check_plain(run: Run) -> None:
+    """Refuse inputs whose edits are not in place, which would run as if they had none."""
+    for invoke in run.invokes:
+        if invoke.edits:
+            raise BadArgument(
+                f"invoke '{invoke.id}' has edits, which `telepatch_protocol.expanding` puts in place before a check",
+                node=invoke.id,
+            )
 
 
 def check_kind(node: Node) -> None:

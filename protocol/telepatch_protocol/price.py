@@ -34,6 +34,9 @@ ROWS_IN_FLIGHT = 256
 TOKENS_IN_FLIGHT = 16_384
 """How much of a map runs at once at the most: rows, and positions of all rows."""
 
+MAX_EVALUATIONS = 10_000_000
+"""How many nodes a job may evaluate, each as often as loops do: more would take hours, whatever they are."""
+
 
 def price(checked: Checked, card: ModelCard) -> Price:
     """The price of a job.
@@ -49,6 +52,12 @@ def price(checked: Checked, card: ModelCard) -> Price:
     graphs = any(isinstance(node, Grad) for node in all_nodes(checked.graph))
     cost = _cost(checked.scope, kept, card, graphs)
     _within(card, "rows", cost.widest, card.limits.max_rows)
+    if cost.nodes > MAX_EVALUATIONS:
+        raise TooLarge(
+            f"the job evaluates up to {cost.nodes:,} nodes, each as often as maps and repeats do; at most "
+            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as {card.limits.max_elements:,} times: "
+            "give n as a number and end it with 'while'"
+        )
     found = Price(
         rows=cost.rows,
         tokens=cost.tokens,
@@ -64,7 +73,7 @@ def price(checked: Checked, card: ModelCard) -> Price:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What a scope costs with all that is in it; `widest` are the rows that run outside of maps."""
+    """What a scope costs with all that is in it; `widest`: rows outside of maps, `nodes`: evaluations."""
 
     rows: int
     tokens: int
@@ -72,6 +81,7 @@ class _Cost:
     peak: int
     flops: float
     widest: int
+    nodes: int
 
 
 def _within(card: ModelCard, what: str, have: int, most: int) -> None:
@@ -90,7 +100,7 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool) -> _Cost:
     activations = max(alive, default=0)
     if graphs:  # of all forwards, since values keep them
         activations += sum(_graph(one, count, card) for one, count in zip(passes, tokens, strict=True))
-    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows)
+    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
         for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
@@ -122,6 +132,7 @@ def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, in
         peak=0,
         flops=total.flops + one.flops * count,
         widest=max(total.widest, one.widest),
+        nodes=total.nodes + one.nodes * count,
     )
     return found, one.peak * at_once
 
