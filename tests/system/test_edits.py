@@ -262,3 +262,14 @@ def test_the_price_of_a_scan_has_the_edits_in_it(model: Model) -> None:
             model.unembed.output.save()
         prices.append(s.price.peak_bytes)
     assert prices[1] > prices[0]
+
+
+async def test_an_edit_is_stored_and_applied_in_an_asynchronous_program(service_url: str, model: Model) -> None:
+    async with telepatch.connect(service_url, progress=False) as lab:
+        there = lab.model("llama-random")
+        async with there.edit("later", by=weights(64)) as e:
+            there.blocks[1].resid_post += e.by
+        async with there.trace(IDS, edits=e):
+            found = there.blocks[1].resid_post.save()
+        assert (await found).shape == (1, 5, WIDTH)
+    assert [one.name for one in model._service().edits()] == ["later"]
