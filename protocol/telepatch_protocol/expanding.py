@@ -59,8 +59,8 @@ class Expanded:
             error.detail = f"edit '{origin.edit}', node '{origin.node}'{where}: {error.detail}"
             error.node = origin.invoke
             error.file, error.line = self.graph.place_of(origin.invoke)
-        if error.parent in self.origins:
-            error.parent = self.origins[error.parent].invoke
+        if (cause := self.origins.get(error.parent or "")) is not None:
+            error.parent = cause.invoke
         return error
 
     def own(self, detail: str, edit: str) -> str:
