@@ -29,6 +29,7 @@ from telepatch_protocol.jobs import JobSpec, JobStatus, SavedMeta
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.subgraphs import has_bodies
 from telepatch_protocol.wire import from_dict
 from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
@@ -88,8 +89,9 @@ async def admit(
     placed = [draft.expanded for draft in drafts if isinstance(draft, Draft)]
     earlier |= await lost_results(placed, person, lane)
     data = await _data(drafts, person, uploads)
-    # A chat template may take a while, and others need not wait for it.
-    large = received.large or any(isinstance(draft, Draft) and has_messages(draft.graph) for draft in drafts)
+    # A chat template may take a while, and so may a map of many kinds of elements; others need not wait for it.
+    known = [draft.graph for draft in drafts if isinstance(draft, Draft)]
+    large = received.large or any(has_messages(one) or has_bodies(one) for one in known)
     return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
 
 
