@@ -20,9 +20,11 @@ from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, NotYetSupported, ShapeError, UnknownName
 from telepatch_protocol.executed import check_kind, check_run_kind
+from telepatch_protocol.fits import check_fit
 from telepatch_protocol.graph import (
     Call,
     Cond,
+    Fit,
     Get,
     Grad,
     Graph,
@@ -347,5 +349,6 @@ _CHECKS: dict[type[Any], Callable[[Checker, Any], Value]] = {
     Repeat: check_repeat,
     Cond: check_cond,
     Grad: check_grad,
+    Fit: check_fit,
 }
 """How each kind of node is checked."""

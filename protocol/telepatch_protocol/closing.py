@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from telepatch_protocol.causality import Event, Schedule, schedule
 from telepatch_protocol.checked import Scope
 from telepatch_protocol.errors import CausalLoop, TooLarge
-from telepatch_protocol.graph import Get, Grad, Graph, Map, Node, Repeat, Set
+from telepatch_protocol.graph import Fit, Get, Grad, Graph, Map, Node, Repeat, Set
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
@@ -55,14 +55,16 @@ def close(checker: Checker, nodes: Iterable[Node], order: tuple[Node, ...], out:
 
 def happens_between(node: Node) -> bool:
     """Whether a node happens only while no forward runs: gradients, and sub-graphs that run forwards themselves."""
-    if isinstance(node, Grad):
+    if isinstance(node, Grad | Fit):
         return True
     graphs = [body.graph for body in bodies_of(node)]
     return isinstance(node, Map | Repeat) and any(has_runs(one) or _has_grad(one.nodes) for one in graphs)
 
 
 def _has_grad(nodes: Iterable[Node]) -> bool:
-    return any(isinstance(node, Grad) or any(_has_grad(body.graph.nodes) for body in bodies_of(node)) for node in nodes)
+    return any(
+        isinstance(node, Grad | Fit) or any(_has_grad(body.graph.nodes) for body in bodies_of(node)) for node in nodes
+    )
 
 
 def _scheduled(

@@ -8,14 +8,15 @@ from pydantic import JsonValue
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument
-from telepatch_protocol.graph import Graph, Invoke, Map
+from telepatch_protocol.graph import Fit, Graph, Invoke, Map
 from telepatch_protocol.subgraphs import all_nodes, all_runs
 
 
 def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
     """Each invoke of text, messages or ids with each input that it may take: its own, or every element of the list that
-    a map goes over. What is computed, or comes from elsewhere, is left out."""
-    spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
+    a map or a fit goes over. What is computed, or comes from elsewhere, is left out."""
+    carriers = [node for node in all_nodes(graph) if isinstance(node, Map | Fit)]
+    spans = {name: value for node in carriers for name, value in node.over.items()}
     for run in all_runs(graph):
         for invoke in run.invokes:
             if invoke.form == "inputs":

@@ -14,14 +14,19 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.graph import Map, Node
+from telepatch_protocol.fitting import streams
+from telepatch_protocol.graph import Fit, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.subgraphs import all_nodes
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
+
+_PARTS = ("then", "else", "before", "after", "evaluate")
+"""What sub-graphs of nodes that have several are called."""
 
 ROWS_IN_FLIGHT = 256
 TOKENS_IN_FLIGHT = 16_384
@@ -39,7 +44,7 @@ def price(checked: Checked, card: ModelCard) -> Price:
         TooLarge: over one of the card's limits; the message has both numbers.
     """
     kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
-    cost = _cost(checked.scope, kept, card)
+    cost = _cost(checked.scope, kept, card, streams(checked.graph, all_nodes(checked.graph)))
     _within(card, "rows", cost.widest, card.limits.max_rows)
     found = Price(
         rows=cost.rows,
@@ -74,7 +79,8 @@ def _within(card: ModelCard, what: str, have: int, most: int) -> None:
         )
 
 
-def _cost(scope: Scope, kept: set[str], card: ModelCard) -> _Cost:
+def _cost(scope: Scope, kept: set[str], card: ModelCard, flowing: frozenset[str]) -> _Cost:
+    """What a scope costs; `flowing` are maps whose outputs are never held as a whole."""
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
     rows = sum(_rows(one, scope) for one in passes)
@@ -82,12 +88,12 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard) -> _Cost:
     found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows)
     inside: dict[str, int] = {}
     for node in scope.order:
-        for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
+        for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
             for key, body in scope.bodies.get(name, {}).items():
-                one = _cost(body, set(), card)
-                found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
+                one = _cost(body, set(), card, flowing)
+                found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map | Fit))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
-    return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
+    return replace(found, peak=max(_peak(scope, kept, inside, flowing), activations + _peak(scope, kept, {}, flowing)))
 
 
 def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:
@@ -126,19 +132,21 @@ def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
 
 
-def _peak(scope: Scope, kept: set[str], inside: dict[str, int]) -> int:
+def _peak(scope: Scope, kept: set[str], inside: dict[str, int], flowing: frozenset[str]) -> int:
     """Most bytes of node values alive at once, each from where it is made to its last use; kept ones to the end.
 
     Args:
         scope: whose nodes.
         kept: nodes whose values are kept.
         inside: bytes that sub-graphs of nodes take while they are evaluated.
+        flowing: nodes whose values are never held as a whole.
     """
     last = {ref.id: place for place, node in enumerate(scope.order) for ref in refs_of(node)}
     dying: dict[int, list[str]] = {}
     for name, place in last.items():
         dying.setdefault(place, []).append(name)
-    sizes = {node.id: sum(_bytes(meta) for meta in _metas(scope, node)) for node in scope.order if node.kind != "set"}
+    held = [node for node in scope.order if node.kind != "set" and node.id not in flowing]
+    sizes = {node.id: sum(_bytes(meta) for meta in _metas(scope, node)) for node in held}
     alive = peak = 0
     for place, node in enumerate(scope.order):
         alive += sizes.get(node.id, 0)

@@ -278,10 +278,9 @@ def test_a_path_that_only_begins_as_an_alias_is_shown_the_aliases(card: ModelCar
 
 
 def test_what_is_not_executed_yet_is_refused_as_such_before_anything_else(card: ModelCard):
-    trained = {"params": {"p": {"init": 0}}, "optimiser": {"name": "sgd", "lr": 1}, "body": {"out": {"loss": "$p"}}}
-    later = {"kind": "fit", "id": "c", "over": {"x": "$nothing"}, "batch_size": 1, **trained}
-    with pytest.raises(NotYetSupported, match="'fit'"):
-        checked(card, {**GET, "site": "nothing:output"}, later, constants={"t": {"tensor": "nowhere"}})
+    later = {"id": "c", "invokes": [{"id": "y", "text": "a"}], "generate": {"max_new_tokens": 1}}
+    with pytest.raises(NotYetSupported, match="'c' is a generation"):
+        checked(card, {**GET, "site": "nothing:output"}, runs=[later], constants={"t": {"tensor": "nowhere"}})
 
 
 def test_lines_may_hold_anything(card: ModelCard):

@@ -9,12 +9,14 @@ import torch
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.graph import Cond, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.graph import Cond, Fit, Grad, Map, Node, Repeat, SubGraph
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_worker.edits import Edits
+from telepatch_worker.fit import fitted
 from telepatch_worker.folds import Fold, stacked
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Backward, Work, together
+from telepatch_worker.streams import Column, Stream
 from telepatch_worker.values import Value, as_tensor
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ def evaluated(frame: Frame, node: Node) -> Work[Value]:
 
 def _map(frame: Frame, node: Map) -> Work[Value]:
     """Every element once, as many at a time as fit, each folded into the outputs as soon as it is there."""
+    if node.id in frame.context.plan.flowing:
+        stream = Stream(frame, node)
+        return {name: Column(stream, name) for name in node.body.out}
     elements = Elements(frame, node)
     fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated)
     for chunk in elements.chunks():
@@ -50,7 +55,7 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     plan = frame.plan.body(node.id)
     for step in range(times):
         frame.context.pause()
-        inner = frame.inside(plan, {**carried, STEP: step})
+        inner = frame.inside(plan, {**carried, STEP: step}, at=step)
         yield from inner.run()
         out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
         carried |= {name: out[name] for name in carried}
@@ -99,4 +104,5 @@ _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
     Repeat: _repeat,
     Cond: _cond,
     Grad: _grad,
+    Fit: fitted,
 }

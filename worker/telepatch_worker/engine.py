@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -11,6 +13,7 @@ from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
+from telepatch_worker.checkpoints import Keep
 from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded, padding_of
@@ -24,6 +27,9 @@ __all__ = ["BatchLimits", "Engine", "Outcome", "Task"]
 
 Progress = Callable[[str, int, int], None]
 """Told the id of a job, how many of its forwards are done, and how many there are."""
+
+Values = Callable[[str, dict[str, Any]], None]
+"""Told the id of a job, and small values of it as they come: what its fits emit."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,14 @@ def _quiet(job: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+def _unseen(job: str, values: dict[str, Any]) -> None:
+    """Values that nobody watches."""
+
+
+def _unkept(job: str, checkpoints: bytes) -> None:
+    """Checkpoints that nobody keeps."""
+
+
 def _unheard(outcome: Outcome) -> None:
     """An end that nobody waits for."""
 
@@ -99,6 +113,8 @@ class _Desk:
 
     cancelled: Callable[[], set[str]]
     progress: Progress
+    values: Values
+    keep: Keep
     settled: _Settled
 
 
@@ -130,6 +146,8 @@ class Engine:
         *,
         cancelled: Callable[[], set[str]] = set,
         progress: Progress = _quiet,
+        values: Values = _unseen,
+        keep: Keep = _unkept,
         ended: Callable[[Outcome], None] = _unheard,
         proceed: Callable[[], bool] = _always,
     ) -> list[Outcome]:
@@ -139,6 +157,8 @@ class Engine:
             tasks: the jobs; their ids differ.
             cancelled: asked at every site: ids of jobs that are to stop.
             progress: told when a forward of a job of several is over.
+            values: told what jobs stream.
+            keep: told checkpoints of jobs that train, from which they can be begun again (`Task.checkpoint`).
             ended: told of each job as soon as it has ended, before the others have.
             proceed: asked before each batch; once it says no, jobs that have not begun are left out.
 
@@ -148,7 +168,7 @@ class Engine:
         if len({task.id for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same id")
         settled = _Settled(ended)
-        desk = _Desk(cancelled, progress, settled)
+        desk = _Desk(cancelled, progress, values, keep, settled)
         plans = [plan for task in tasks if (plan := self._planned(task, settled)) is not None]
         for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
             if not proceed():
@@ -198,7 +218,7 @@ class Engine:
             memory = run.error is not None and is_memory(run.error)
             if memory and (len(plans) > 1 or self._smaller(run.plan, run.error, desk, limits)):
                 continue
-            warnings = run.plan.checked.warnings
+            warnings = (*run.plan.checked.warnings, *run.warnings)
             desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
         runs.clear()
         again = [plan for plan in plans if plan.id not in desk.settled.outcomes]
@@ -230,7 +250,16 @@ class Engine:
     def _running(self, plan: Plan, clock: Clock, desk: _Desk, limits: BatchLimits) -> Running:
         device = self.loaded.device
         return Running(
-            plan, self.model, self.card, device, clock, desk.cancelled, rows=limits.rows, tokens=limits.tokens
+            plan,
+            self.model,
+            self.card,
+            device,
+            clock,
+            desk.cancelled,
+            rows=limits.rows,
+            tokens=limits.tokens,
+            values=partial(desk.values, plan.id),
+            keep=desk.keep,
         )
 
     def _round(self, runs: Sequence[Running], limits: BatchLimits) -> None:

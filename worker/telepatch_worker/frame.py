@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,19 +18,24 @@ from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
 from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
+from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
 from telepatch_worker.inputs import Given, given_input
 from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Work, at_once
+from telepatch_worker.requests import Forward, Work, at_once, together
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.tracks import Track, place_track, value_track
 from telepatch_worker.trouble import during
 from telepatch_worker.values import Value, as_tensor, bytes_of, compact
 
 Index = tuple[indexing.Element, ...]
+
+
+def _unseen(values: dict[str, Any]) -> None:
+    """Values that nobody watches."""
 
 
 class Model(Protocol):
@@ -54,6 +59,9 @@ class Context:
         pause: called between two nodes; raises where the job must stop.
         fail: told what was raised while a forward ran.
         rows, tokens: how much of a map runs at once.
+        values: told small values as they come.
+        shelf: checkpoints of its fits.
+        warnings: what its author should know of how it ran.
         held: bytes of values alive.
     """
 
@@ -65,6 +73,9 @@ class Context:
     fail: Callable[[Exception], None]
     rows: int
     tokens: int
+    values: Callable[[dict[str, Any]], None] = _unseen
+    shelf: Shelf = field(default_factory=Shelf)
+    warnings: list[str] = field(default_factory=list)
     held: int = 0
 
     @property
@@ -94,11 +105,18 @@ class Frame:
         context: of the job.
         outer: the scope around it.
         bound: what its names stand for.
+        place: which element of which map, or step of which repeat, from the outermost on.
     """
 
     def __init__(
-        self, plan: ScopePlan, context: Context, outer: Frame | None = None, bound: Mapping[str, Value] | None = None
+        self,
+        plan: ScopePlan,
+        context: Context,
+        outer: Frame | None = None,
+        bound: Mapping[str, Value] | None = None,
+        place: tuple[int, ...] = (),
     ) -> None:
+        self.place = place
         self.plan = plan
         self.context = context
         self.outer = outer
@@ -127,21 +145,34 @@ class Frame:
         """Compute what needs nothing."""
         self._compute(name for name, missing in self._missing.items() if not missing)
 
-    def inside(self, plan: ScopePlan, bound: Mapping[str, Value]) -> Frame:
-        """A scope in this one."""
-        return Frame(plan, self.context, self, bound)
+    def inside(self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None) -> Frame:
+        """A scope in this one; `at` is its number, where it is one of several."""
+        return Frame(plan, self.context, self, bound, self.place if at is None else (*self.place, at))
+
+    def holding(self, values: Mapping[str, Value]) -> Frame:
+        """This scope, with values that it would let go of."""
+        return Frame(self.plan, self.context, self, values, self.place)
+
+    def has(self, name: str) -> bool:
+        """Whether a value of this scope is there."""
+        return name in self._values
 
     def after(self, out: Mapping[str, Value]) -> Frame:
         """This scope where its outputs have names, too."""
-        return Frame(_EMPTY, self.context, self, out)
+        return Frame(_EMPTY, self.context, self, out, self.place)
 
     def _between(self) -> Work[None]:
         """Whatever waits for a forward to be over."""
         while self._waiting:
-            node = self.plan.nodes[self._waiting.popleft()]
-            with during(self.context.graph, node):
-                value = yield from compound.evaluated(self, node)
-            self._obtained(node, value)
+            names = list(self._waiting)
+            side = [name for name in names if name in self.plan.beside] or names[:1]
+            self._waiting = deque(name for name in names if name not in side)
+            yield from together([self._happens(self.plan.nodes[name]) for name in side])
+
+    def _happens(self, node: Node) -> Work[None]:
+        with during(self.context.graph, node):
+            value = yield from compound.evaluated(self, node)
+        self._obtained(node, value)
 
     # Where forwards pass
 

@@ -12,8 +12,9 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check, exact
 from telepatch_protocol.checked import places_in
 from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
+from telepatch_protocol.fitting import streams
 from telepatch_protocol.given import texts
-from telepatch_protocol.graph import Grad, Graph, Map
+from telepatch_protocol.graph import Fit, Grad, Graph, Map
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
@@ -42,6 +43,7 @@ class Task:
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
         data: the columns that ``{data: sha256}`` constants name, by digest and name.
+        checkpoint: of its fits, where an earlier attempt came so far.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Task:
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     data: Mapping[str, Columns] = field(default_factory=dict)
+    checkpoint: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Plan:
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
         wrt: names of values of which gradients are asked.
+        flowing: maps whose outputs go into buffers of fits only, and so are never held as a whole.
+        long: whether it trains, and so may run for a long time, in turns with others.
         splits: whether it can run in smaller forwards than it would.
         price: what it costs.
     """
@@ -82,6 +87,8 @@ class Plan:
     grads: bool
     wrt: frozenset[str]
     splits: bool
+    flowing: frozenset[str]
+    long: bool
     price: Price
 
     @cached_property
@@ -152,6 +159,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
         root = _root(checked)
     nodes = list(all_nodes(graph))
+    trains = any(isinstance(node, Fit) for node in nodes)
     gradients = [node for node in nodes if isinstance(node, Grad)]
     return Plan(
         task=task,
@@ -162,9 +170,11 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         alone=alone,
         eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
-        grads=bool(gradients),
+        grads=bool(gradients) or trains,
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
-        splits=any(isinstance(node, Map) for node in nodes),
+        splits=any(isinstance(node, Map | Fit) for node in nodes),
+        flowing=streams(graph, nodes),
+        long=trains,
         price=price(checked, card),
     )
 

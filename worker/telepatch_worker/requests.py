@@ -65,7 +65,12 @@ class Backward:
     found: list[list[torch.Tensor | None]] = field(default_factory=list)
 
 
-Request = Forward | Backward
+@dataclass(frozen=True)
+class Turn:
+    """Nothing but a place where others may go first."""
+
+
+Request = Forward | Backward | Turn
 
 Work = Generator[list[Request], None, T]
 """Work that now and then needs requests fulfilled: all of a list, before it goes on."""
@@ -83,8 +88,8 @@ def together(works: Iterable[Work[Any]]) -> Work[None]:
                 wanted += found
                 going.append(work)
         live = going
-        if wanted:
-            yield wanted
+        if live:
+            yield wanted  # nothing at all, where each waits for another one
 
 
 def at_once(work: Work[T]) -> T:

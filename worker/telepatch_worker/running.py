@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
+from telepatch_worker import checkpoints
+from telepatch_worker.checkpoints import Keep, Shelf
 from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Forward, Request
 from telepatch_worker.trouble import as_job_error, bare
+
+CHECKPOINT_SECONDS = 10.0
+"""How often checkpoints are written where the author does not say."""
 
 
 class Clock:
@@ -41,6 +47,8 @@ class Running:
         clock: of the batch.
         cancelled: tells the ids of cancelled jobs.
         rows, tokens: how much of a map runs at once.
+        values: told small values as they come.
+        keep: told the checkpoints of its fits now and then.
     """
 
     def __init__(
@@ -54,17 +62,35 @@ class Running:
         *,
         rows: int,
         tokens: int,
+        values: Callable[[dict[str, Any]], None],
+        keep: Keep,
     ) -> None:
         self.plan = plan
         self.clock = clock
         self.cancelled = cancelled
-        self.limit = card.limits.max_seconds
+        self.limit = card.limits.max_fit_seconds if plan.long else card.limits.max_seconds
+        self._keep = keep
+        self._written = time.perf_counter()
+        self._shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
         self.own = 0.0
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
         self.saved: dict[str, torch.Tensor] | None = None
-        context = Context(plan, model, card, device, self.check, self.fail, rows, tokens)
+        self.warnings: list[str] = []
+        context = Context(
+            plan,
+            model,
+            card,
+            device,
+            self.check,
+            self.fail,
+            rows,
+            tokens,
+            values=values,
+            shelf=self._shelf,
+            warnings=self.warnings,
+        )
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)
 
@@ -81,14 +107,23 @@ class Running:
             return
         try:
             with self.timed():
-                wanted = next(self._work, None)
+                while (wanted := next(self._work, None)) == []:
+                    pass  # fits that wait for each other
                 if wanted is None:
                     self.saved = self._frame.saved(self.plan.task.graph.saves)
                     self._frame.close()
                 else:
                     self.wanted = wanted
+                    self._write()
         except Exception as error:
             self.fail(error)
+
+    def _write(self) -> None:
+        """Hand out checkpoints, if there are new ones and it is time."""
+        shelf = self._shelf
+        if shelf.changed and (shelf.urgent or time.perf_counter() - self._written > CHECKPOINT_SECONDS):
+            self._keep(self.plan.id, shelf.taken())
+            self._written = time.perf_counter()
 
     def fail(self, error: Exception) -> None:
         """The job is over; its neighbours go on."""
