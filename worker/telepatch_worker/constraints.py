@@ -32,7 +32,8 @@ def held(kind: Kind, dim: int | None, value: torch.Tensor) -> torch.Tensor:
     if kind == "unit_norm":
         wide = value if value.dtype == torch.float64 else value.float()
         norm = wide.norm(dim=_axis(dim), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return (wide / norm).to(value.dtype)
+        unit: torch.Tensor = wide / norm
+        return unit.to(value.dtype)
     if kind == "orthogonal":
         return _orthonormal(value) if value.shape[0] >= value.shape[1] else _orthonormal(value.T).T.contiguous()
     if kind == "positive":
@@ -45,7 +46,8 @@ def _orthonormal(value: torch.Tensor) -> torch.Tensor:
     wide = value if value.dtype == torch.float64 else value.float()
     q, r = torch.linalg.qr(wide)
     signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(wide.dtype)
-    return (q * signs).to(value.dtype)
+    found: torch.Tensor = (q * signs).to(value.dtype)
+    return found
 
 
 def _axis(dim: int | None) -> int:

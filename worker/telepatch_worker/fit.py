@@ -76,7 +76,7 @@ class _Fitting:
         """Step after step."""
         if self._resumed():
             return
-        candidate = self._checkpoint()
+        candidate: Checkpoint | None = self._checkpoint()
         while self._steps is None or self._step < self._steps:
             yield from self._rest()
             early = yield from self._early()
