@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from telepatch.choices import cond
     from telepatch.constants import tensor
     from telepatch.data import DataColumn, Dataset
+    from telepatch.fit import Fit
     from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
     from telepatch.loops import repeat
     from telepatch.maps import map
     from telepatch.model import Model
-    from telepatch.not_yet import fit
+    from telepatch.optimisers import SGD, Adam, AdamW, Buffer
     from telepatch.outputs import Outputs
     from telepatch.scan import Scan
     from telepatch.tokens import TokenRows, Tokens
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Buffer",
+    "Fit",
     "Cache",
     "Chat",
     "DataColumn",
@@ -61,7 +67,6 @@ __all__ = [
     "cond",
     "connect",
     "errors",
-    "fit",
     "gather",
     "grad",
     "map",
@@ -77,7 +82,8 @@ _HOMES = {
     "data": ("DataColumn", "Dataset"),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
-    "not_yet": ("fit",),
+    "fit": ("Fit",),
+    "optimisers": ("Adam", "AdamW", "Buffer", "SGD"),
     "choices": ("cond",),
     "gradients": ("grad",),
     "loops": ("repeat",),
