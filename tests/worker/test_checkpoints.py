@@ -110,7 +110,7 @@ def test_another_process_goes_on_from_a_checkpoint_bit_for_bit(gpt2: Engine, tmp
         assert torch.equal(value, found[key]), key
 
 
-def test_a_fit_that_is_over_is_not_done_again(gpt2: Engine):
+def test_a_fit_that_is_over_is_not_done_again(gpt2: Engine, monkeypatch: pytest.MonkeyPatch):
     second = probe(steps=4, checkpoint_every=2)
     renamed = {**second, "id": "g", "over": {"gx": "$xs", "gy": "$f.b"}}
     renamed["over"] = {"gx": "$xs"}
@@ -125,6 +125,7 @@ def test_a_fit_that_is_over_is_not_done_again(gpt2: Engine):
     checkpoint = interrupted(gpt2, task(first, renamed, saves=saves, constants=DATA), 1)
     held = decode(checkpoint)
     assert (held["f"].done, held["g"].done) == (True, False)
+    monkeypatch.setattr("telepatch_worker.fit.TELL_SECONDS", 0.0)
     steps: list[Any] = []
     one = task({**first, "emit": {"loss": "$f.loss"}}, renamed, saves=saves, constants=DATA, checkpoint=checkpoint)
     [outcome] = gpt2.run([one], values=lambda job, values: steps.append(values))

@@ -369,7 +369,8 @@ def test_held_out_data_is_looked_at_every_so_many_steps(gpt2: Engine):
     torch.testing.assert_close(found["ce"][1], expected, **CLOSE)
 
 
-def test_what_a_fit_emits_is_told_as_it_comes(gpt2: Engine):
+def test_what_a_fit_emits_is_told_as_it_comes(gpt2: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("telepatch_worker.fit.TELL_SECONDS", 0.0)
     told: list[tuple[str, dict[str, Any]]] = []
     one = task(probe(steps=3, emit={"loss": "$f.loss"}), saves=SAVED, constants=DATA)
     [outcome] = gpt2.run([one], values=lambda job, values: told.append((job, values)))

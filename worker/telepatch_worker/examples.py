@@ -19,7 +19,13 @@ Key = Sequence[Any] | None
 
 
 class Batches(Protocol):
-    """Batches one after the other, which can be begun again where they were."""
+    """Batches one after the other, which can be begun again where they were.
+
+    Attributes:
+        total: how many there are; 0 where they have no end, or it is not known.
+    """
+
+    total: int
 
     def next(self) -> Work[Any]:
         """The next batch; None where the data is over."""
@@ -53,6 +59,7 @@ class Examples:
 
     def __init__(self, count: int, size: int, epochs: int | None, key: Key) -> None:
         self._count, self._size, self._epochs, self._key = count, size, epochs, key
+        self.total = 0 if epochs is None else epochs * -(-count // size)
         self._begin(0)
 
     def _begin(self, epoch: int) -> None:
@@ -120,6 +127,7 @@ class Buffer:
         if most is not None and most < size:
             raise BadArgument(f"fit '{node.id}': a buffer of {most} rows holds no batch of {size}")
         self._epoch = self._fills = 0
+        self.total = 0 if epochs is None else epochs * (self._source.known // size)
         self._source.begin(0)
         self._empty()
 
@@ -250,7 +258,7 @@ class _Whole:
         self.rows = rows
         self._most = most
         self.device = next(iter(rows.values())).device
-        self.element = 0
+        self.element, self.known = 0, _count(rows)
 
     def begin(self, element: int) -> None:
         self.element = element
@@ -274,7 +282,7 @@ class _Flowing:
         self._columns = columns
         self._stream = next(iter(columns.values())).stream
         self._reader: Reader | None = None
-        self.device = device
+        self.device, self.known = device, 0
 
     @property
     def element(self) -> int:

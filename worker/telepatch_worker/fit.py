@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TURN_SECONDS = 0.05
 """How long a fit goes on until it lets others go first: about as long as a forward takes."""
 
+TELL_SECONDS = 0.1
+"""How often values are told at the most; all of them come in the end."""
+
 CHECKPOINT_EVERY = 100
 """Steps between checkpoints, where the author does not say."""
 
@@ -66,8 +69,10 @@ class _Fitting:
         self._batches = self._data()
         self._step, self._stopped, self._held = 0, RAN, 0
         self._diary = Diary()
+        self._late = after_graph(node).out
+        self._most = self._steps or self._batches.total
         self._good: Checkpoint | None = None
-        self._turn = time.perf_counter()
+        self._turn = self._told = time.perf_counter()
         self._parameters = self._begun()
 
     # The main flow
@@ -92,6 +97,7 @@ class _Fitting:
             self._parameters.step(gradients)
             going = yield from self._after(early, batch, out, loss)
             self._step += 1
+            self._context.stage = self._step, self._most
             if self._judge and self._step % self._judge == 0:
                 yield from self._evaluate()
             if not going:
@@ -173,7 +179,7 @@ class _Fitting:
         """What follows an update; whether there is to be another one."""
         rows = batch if isinstance(batch, dict) else {}
         known = {**early, **self._parameters.values, **rows, self._node.id: out}
-        found = yield from self._evaluated("after", known, after_graph(self._node).out)
+        found = yield from self._evaluated("after", known, self._late)
         for name in self._node.after.carry if self._node.after is not None else ():
             if name in self._state:
                 self._state[name] = found[f"carry.{name}"]
@@ -183,8 +189,10 @@ class _Fitting:
             self._parameters.reset_moments(name, found[f"reset.{name}"])
         logged = {name: found[f"emit.{name}"] for name in self._node.emit}
         self._diary.note(loss, logged)
-        self._tell(logged)
-        return not ("stop" in found and bool(one_number(self._node.id, "stop", found["stop"])))
+        going = not ("stop" in found and bool(one_number(self._node.id, "stop", found["stop"])))
+        if not going or self._step == 0 or time.perf_counter() - self._told >= TELL_SECONDS:
+            self._tell(logged)
+        return going
 
     def _evaluate(self) -> Work[None]:
         assert self._node.evaluate is not None
@@ -320,6 +328,7 @@ class _Fitting:
         if logged:
             values = {name: _plain(value) for name, value in logged.items()}
             at = [*self._frame.place, self._step]
+            self._told = time.perf_counter()
             self._context.values({"node": self._node.id, "at": at, "values": values})
 
     def _hold(self, count: int) -> None:

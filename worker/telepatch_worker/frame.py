@@ -34,10 +34,6 @@ from telepatch_worker.values import Value, as_tensor, bytes_of, compact
 Index = tuple[indexing.Element, ...]
 
 
-def _unseen(values: dict[str, Any]) -> None:
-    """Values that nobody watches."""
-
-
 class Model(Protocol):
     """What an evaluation needs of the model."""
 
@@ -62,6 +58,7 @@ class Context:
         values: told small values as they come.
         shelf: checkpoints of its fits.
         warnings: what its author should know of how it ran.
+        stage: steps that its fit has made, and how many there are at most.
         held: bytes of values alive.
     """
 
@@ -73,9 +70,10 @@ class Context:
     fail: Callable[[Exception], None]
     rows: int
     tokens: int
-    values: Callable[[dict[str, Any]], None] = _unseen
+    values: Callable[[dict[str, Any]], None] = lambda values: None
     shelf: Shelf = field(default_factory=Shelf)
     warnings: list[str] = field(default_factory=list)
+    stage: tuple[int, int] = (0, 0)
     held: int = 0
 
     @property
@@ -148,14 +146,6 @@ class Frame:
     def inside(self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None) -> Frame:
         """A scope in this one; `at` is its number, where it is one of several."""
         return Frame(plan, self.context, self, bound, self.place if at is None else (*self.place, at))
-
-    def holding(self, values: Mapping[str, Value]) -> Frame:
-        """This scope, with values that it would let go of."""
-        return Frame(self.plan, self.context, self, values, self.place)
-
-    def has(self, name: str) -> bool:
-        """Whether a value of this scope is there."""
-        return name in self._values
 
     def after(self, out: Mapping[str, Value]) -> Frame:
         """This scope where its outputs have names, too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -53,6 +53,10 @@ class Task:
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     data: Mapping[str, Columns] = field(default_factory=dict)
     checkpoint: bytes = b""
+
+    def begun(self, checkpoint: bytes) -> Task:
+        """The same, from a checkpoint on."""
+        return replace(self, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)

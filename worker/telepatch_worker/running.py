@@ -71,14 +71,14 @@ class Running:
         self.limit = card.limits.max_fit_seconds if plan.long else card.limits.max_seconds
         self._keep = keep
         self._written = time.perf_counter()
-        self._shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
+        self.shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
         self.own = 0.0
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
         self.saved: dict[str, torch.Tensor] | None = None
         self.warnings: list[str] = []
-        context = Context(
+        self.context = context = Context(
             plan,
             model,
             card,
@@ -88,7 +88,7 @@ class Running:
             rows,
             tokens,
             values=values,
-            shelf=self._shelf,
+            shelf=self.shelf,
             warnings=self.warnings,
         )
         self._frame = Frame(plan.root, context)
@@ -99,11 +99,16 @@ class Running:
         """Time that the job has taken: its own, and that of the forwards."""
         return self.clock.shared() + self.own
 
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end."""
+        return self.error is not None or self.saved is not None
+
     def advance(self) -> None:
         """Go on until the job needs something, or is over."""
         self.done += sum(isinstance(one, Forward) for one in self.wanted)
         self.wanted = []
-        if self.error is not None or self.saved is not None:
+        if self.over:
             return
         try:
             with self.timed():
@@ -114,16 +119,20 @@ class Running:
                     self._frame.close()
                 else:
                     self.wanted = wanted
-                    self._write()
+                    self._write_now_and_then()
         except Exception as error:
             self.fail(error)
 
-    def _write(self) -> None:
-        """Hand out checkpoints, if there are new ones and it is time."""
-        shelf = self._shelf
-        if shelf.changed and (shelf.urgent or time.perf_counter() - self._written > CHECKPOINT_SECONDS):
-            self._keep(self.plan.id, shelf.taken())
-            self._written = time.perf_counter()
+    def _write_now_and_then(self) -> None:
+        """Hand out checkpoints, if it is time."""
+        if self.shelf.urgent or time.perf_counter() - self._written > CHECKPOINT_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Hand out checkpoints, if there are new ones."""
+        if self.shelf.changed:
+            self._keep(self.plan.id, self.shelf.taken())
+        self._written = time.perf_counter()
 
     def fail(self, error: Exception) -> None:
         """The job is over; its neighbours go on."""

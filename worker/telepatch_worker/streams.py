@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from telepatch_protocol.graph import Map
+from telepatch_protocol.graph import Map, Set
 from telepatch_protocol.refs import Ref
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Work, together
@@ -34,7 +34,8 @@ class Stream:
     def __init__(self, frame: Frame, node: Map) -> None:
         self.node = node
         names = frame.plan.needs[node.id]
-        self._frame = frame.holding({name: frame.lookup(Ref(name)) for name in names if frame.has(name)})
+        known = {name: frame.lookup(Ref(name)) for name in names if not isinstance(frame.plan.nodes[name], Set)}
+        self._frame = type(frame)(frame.plan, frame.context, frame, known, frame.place)  # it lets go of them itself
         self.elements = Elements(self._frame, node)
         self._passes: list[_Pass] = []
 
