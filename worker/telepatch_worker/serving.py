@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -139,9 +139,9 @@ class Serving:
             self.engine.run,
             tasks,
             cancelled=self._leaving,
-            progress=partial(loop.call_soon_threadsafe, self._tell),
-            values=partial(loop.call_soon_threadsafe, self._tell_values),
-            ended=partial(loop.call_soon_threadsafe, self._ended),
+            progress=self._from_thread(self._tell),
+            values=self._from_thread(self._tell_values),
+            ended=self._from_thread(self._ended),
             proceed=lambda: not self._stop.is_set(),
         )
         await loop.run_in_executor(self._thread, run)
@@ -155,10 +155,10 @@ class Serving:
         if self._long is None:
             desk = Desk(
                 cancelled=self._leaving,
-                progress=partial(loop.call_soon_threadsafe, self._tell),
-                values=partial(loop.call_soon_threadsafe, self._tell_values),
-                keep=partial(loop.call_soon_threadsafe, self._keeper.keep),
-                settled=Settled(partial(loop.call_soon_threadsafe, self._ended)),
+                progress=self._from_thread(self._tell),
+                values=self._from_thread(self._tell_values),
+                keep=self._from_thread(self._keeper.keep),
+                settled=Settled(self._from_thread(self._ended)),
             )
             self._long = Turns(self.engine, desk)
         for task in tasks:
@@ -174,6 +174,15 @@ class Serving:
         """Others go on with the jobs that run in turns, from where they are."""
         if self._long:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._long.put_down)
+
+    def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:
+        """What the engine's thread tells is heard here."""
+        loop = asyncio.get_running_loop()
+
+        def tell(*told: Any) -> None:
+            loop.call_soon_threadsafe(partial(heard, *told))
+
+        return tell
 
     def _leaving(self) -> set[str]:
         """Jobs that are to stop."""
