@@ -61,7 +61,7 @@ def test_the_readmes_curl_gives_five_tokens(demo_url: str):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
-    (document,) = blocks("docs/protocol.md", "json")
+    document, *_ = blocks("docs/protocol.md", "json")
     (tmp_path / "graph.json").write_text(document)
     (command,) = blocks("docs/protocol.md", "sh")
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from telepatch_protocol.check import check
 from telepatch_protocol.data import Column, Columns
 from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError, TooLarge, UnknownName
 from telepatch_protocol.fitting import streams
-from telepatch_protocol.graph import Graph
+from telepatch_protocol.graph import Fit, Graph
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.subgraphs import all_nodes
@@ -176,6 +177,13 @@ def test_a_map_is_a_stream_only_if_nothing_but_buffers_take_it(card: ModelCard):
     again = {**one, "buffer": None}
     found = graph(_stream(), {name: value for name, value in again.items() if value is not None})
     assert streams(found, all_nodes(found)) == set()
+
+
+def test_the_fit_of_the_protocols_page_is_one():
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    block = page.split("## Training")[1].split("```json")[1].split("```")[0]
+    found = Fit.model_validate_json(block)
+    assert found.optimiser.name == "adam"
 
 
 def test_the_price_of_a_fit_is_that_of_all_its_examples(card: ModelCard):
