@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from telepatch import arguments
+from telepatch.applying import Use, uses
 from telepatch.blocks import Block
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
+from telepatch.edit import Edit
 from telepatch.fit import Fit
 from telepatch.fit_parts import settings_of
+from telepatch.generate import Generate
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
@@ -22,7 +25,7 @@ from telepatch.sweeps import PROMPT, Each, Sweep
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
+from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Options
 
 if TYPE_CHECKING:
@@ -46,12 +49,14 @@ class Model(ModuleView):
         ...     h = model.blocks[2].resid_post[:, -1].save()
     """
 
-    __slots__ = ("_lab",)
+    __slots__ = ("_edits", "_lab")
     _lab: Lab | None
+    _edits: tuple[Use, ...]
 
     def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
         super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
+        object.__setattr__(self, "_edits", ())
 
     @property
     def card(self) -> ModelCard:
@@ -72,6 +77,7 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        edits: Any = None,
     ) -> Trace:
         """A block whose body reads, computes and writes inside the model.
 
@@ -88,6 +94,9 @@ class Model(ModuleView):
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
+            edits: what every input runs with: names of edits that are stored, edits that `edit` made, or either with
+                arguments, as in ``[e, "clip", ("steer", {"scale": 2.0})]``. They are applied in that order, and before
+                what the block itself reads and writes at the same site.
 
         Returns:
             A context manager, for ``with`` and ``async with``.
@@ -97,7 +106,62 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        return self._named(Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        return self._named(Trace(self._lab, self.card, options, form), edits)
+
+    @points_home
+    def generate(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        max_new_tokens: Any = None,
+        temperature: Any = 0,
+        top_p: Any = None,
+        top_k: Any = None,
+        seed: Any = None,
+        stop: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+    ) -> Generate:
+        """A block in which the model generates, token by token; what it reads and writes happens at every step.
+
+        Args:
+            prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
+                the body opens its generations itself with ``t.invoke(...)``.
+            text, ids, messages: the same by name, where the form is not to be guessed.
+            max_new_tokens: the most tokens that are made.
+            temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
+            top_p: draw only from the fewest likeliest tokens whose probabilities add up to it.
+            top_k: draw only from so many likeliest tokens.
+            seed: of the random numbers; the same one gives the same tokens, whatever else runs.
+            stop: a text, a token id, or a list of these, at which a row ends; it ends at the model's own end too.
+            exact, isolate: as for `trace`.
+
+        Returns:
+            A context manager, for ``with`` and ``async with``. After the block ``t.result`` is the text, and
+            ``t.stream()`` gives each step as it comes.
+
+        Raises:
+            BadArgument: more than one input, or a setting that cannot be.
+
+        Example:
+            >>> with model.generate("Paris is the capital of", max_new_tokens=5) as t:
+            ...     model.blocks[2].output[:, -1] *= 0.5
+            >>> print(t.result)
+        """
+        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages)
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "stop": stop,
+        }
+        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings))
 
     @points_home
     def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
@@ -226,11 +290,12 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        edits: Any = None,
     ) -> Scan:
         """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            prompt, text, ids, messages, inputs, exact, isolate, aligned: as `trace` takes them.
+            prompt, text, ids, messages, inputs, exact, isolate, aligned, edits: as `trace` takes them.
 
         Returns:
             A context manager; its ``price`` is what the gateway would ask.
@@ -239,7 +304,51 @@ class Model(ModuleView):
             BadArgument: more than one input.
         """
         form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return self._named(Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        return self._named(Scan(self._lab, self.card, options, form), edits)
+
+    @points_home
+    def edit(self, name: str | None = None, /, **arguments: Any) -> Edit:
+        """A block that is written as the body of a trace, without an input, and applied to inputs of later traces.
+
+        Args:
+            name: under which the service keeps it when the block ends, in place of another of that name; without one
+                it goes with each trace that it is applied to.
+            arguments: what may be told when it is applied, with defaults: numbers, arrays, values of earlier jobs, or
+                ``...`` where there is none. Inside the block ``e.scale`` stands for it.
+
+        Returns:
+            A context manager. Sites are read and written inside; nothing runs or is saved. Arrays are uploaded with a
+            stored edit; values of earlier jobs and uploads are used by reference.
+
+        Raises:
+            BadArgument: a name, or an argument, that cannot be.
+
+        Example:
+            >>> with model.edit("steer", direction=..., scale=1.0) as e:
+            ...     model.blocks[2].resid_post += e.direction * e.scale
+            >>> with model.trace("Hello", edits=[("steer", {"direction": direction})]):
+            ...     logits = model.unembed.output[:, -1].save()
+        """
+        return self._named(Edit(self._lab, self.card, Options(), name, arguments))
+
+    @points_home
+    def edited(self, *edits: Any) -> Model:
+        """The same model, whose every input runs with some edits: in traces, sessions, sweeps and rows.
+
+        Args:
+            edits: each as `trace` takes them; they come before those of a single trace.
+
+        Example:
+            >>> steered = model.edited(("steer", {"direction": direction}))
+            >>> with steered.each(prompts) as row:
+            ...     mean = row.mean(steered.unembed.output[:, -1]).save()
+        """
+        found = Model.__new__(Model)
+        ModuleView.__init__(found, self._spot)
+        object.__setattr__(found, "_lab", self._lab)
+        object.__setattr__(found, "_edits", (*self._edits, *(use for one in edits for use in uses(one))))
+        return found
 
     @points_home
     def cache(self, *sites: Any, **options: Any) -> Cache:
@@ -316,34 +425,13 @@ class Model(ModuleView):
 
     decode = detokenize
 
-    def _named(self, block: B) -> B:
-        """A block in which the author's own names are known."""
+    def _named(self, block: B, edits: Any = None) -> B:
+        """A block in which the author's own names are known, and whose inputs run with this model's edits."""
         block._builder.names = self._spot.names
+        block._edits = (*self._edits, *uses(edits))
         return block
 
     def _service(self) -> Lab:
         if self._lab is None:
             raise TraceError(f"this '{self.card.id}' is a card without a connection; get it from lab.model(...)")
         return self._lab
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _LATER and self._spot.child(name) is None:
-            return _later(name)
-        return super().__getattr__(name)
-
-
-_LATER = {
-    "generate": "generation",
-    "edit": "named edits",
-}
-"""Parts of the language that this version does not execute, by what they are called."""
-
-
-def _later(name: str) -> Any:
-    @points_home
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotYetSupported(
-            f"model.{name} ({_LATER[name]}) is part of the language, but not executed by this version yet"
-        )
-
-    return refuse

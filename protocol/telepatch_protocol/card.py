@@ -260,6 +260,7 @@ class ModelCard(Frozen):
         dtype: floating dtype of the weights, ``float32`` or ``bfloat16``...
         attention: attention implementation, as transformers names it.
         vocabulary: number of token ids.
+        cache_bytes: what a generation keeps for each row and position that it has read, at most.
         modules: every module, parents before children; the first one, with path ``""``, is the model itself.
         tokenizer: sha256 of the tokenizer file that the gateway uses for this model, None for a model that takes only
             token ids.
@@ -282,6 +283,7 @@ class ModelCard(Frozen):
     tokenizer: str | None = None
     chat: ChatTemplate | None = None
     tolerance: float = 1e-5
+    cache_bytes: int = 0
     limits: Limits
     aliases: Aliases = Aliases()
     inputs: dict[str, InputCard] = Field(default_factory=dict)
@@ -295,17 +297,24 @@ class ModelCard(Frozen):
         return {module.path: module for module in self.modules}
 
     @cached_property
-    def widest(self) -> tuple[tuple[int, int], ...]:
-        """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
-        events = sorted(
-            (module.output.order[0], _width(leaf))
-            for module in self.modules
-            if module.output is not None
-            for leaf in module.output.leaves
-            if not leaf.engine
+    def leaving(self) -> tuple[tuple[float, int], ...]:
+        """Every tensor that leaves a module, in order: order, and bytes for each row and position."""
+        return tuple(
+            sorted(
+                (order, _width(leaf))
+                for module in self.modules
+                if module.output is not None
+                for order in module.output.order
+                for leaf in module.output.leaves
+                if not leaf.engine
+            )
         )
-        most = accumulate((width for _, width in events), max)
-        return tuple((order, width) for (order, own), width in zip(events, most, strict=True) if own == width)
+
+    @cached_property
+    def widest(self) -> tuple[tuple[float, int], ...]:
+        """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
+        most = accumulate((width for _, width in self.leaving), max)
+        return tuple((order, width) for (order, own), width in zip(self.leaving, most, strict=True) if own == width)
 
     @cached_property
     def children(self) -> dict[str, tuple[str, ...]]:

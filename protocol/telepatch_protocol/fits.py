@@ -27,7 +27,7 @@ from telepatch_protocol.fitting import (
 from telepatch_protocol.graph import Fit, Parameter
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import WEIGHT, Part, reduced
-from telepatch_protocol.sizes import Dim, Size, product
+from telepatch_protocol.sizes import Dim, Size, most_elements, product
 from telepatch_protocol.spans import Span, groups, span_of
 from telepatch_protocol.subgraphs import STEP, has_runs
 
@@ -55,6 +55,7 @@ def check_fit(checker: Checker, node: Fit) -> dict[str, Meta]:
     if LOSS in params or LOSS in state:
         raise BadArgument(f"fit '{node.id}': '{LOSS}' is what falls; choose another name")
     _settings(checker, node)
+    checker.level.counts[f"{node.id}.batch"] = {(): size if node.buffer is None else 1}
     known: dict[str, Value] = {**state, **params, STEP: _STEP}
     early = known | (_before(checker, node, known, steps) or {})
     _numbers(checker, node, early)
@@ -107,10 +108,12 @@ def _steps(checker: Checker, node: Fit, spans: list[Span], size: int) -> int:
     if node.steps is not None:
         return _count(checker, node, node.steps, "steps")
     epochs = _count(checker, node, node.epochs, "epochs")
-    rows = next((span.count for span in spans if isinstance(span.count, int)), None)
+    known = next((span.count for span in spans if isinstance(span.count, int)), None)
+    bounds = [most_elements((span.count,), {}) for span in spans] if known is None else [known]
+    rows = min((bound for bound in bounds if bound is not None), default=None)
     if rows is None:
         return MAX_STEPS
-    if node.buffer is not None and rows < size:
+    if known is not None and node.buffer is not None and rows < size:
         raise ShapeError(f"fit '{node.id}' takes batches of {size} rows, and there are {rows}")
     each = rows // size if node.buffer is not None else -(-rows // size)
     if epochs * each > MAX_STEPS:

@@ -37,10 +37,23 @@ Id = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 Arg = JsonValue
 """A JSON literal, a ``"$reference"``, a constant form, or a list of these."""
 
+EditName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+"""Name of an edit, as its author chose it."""
+
 _LINE = re.compile(r"\d{1,9}", re.ASCII)
 
 Index = list[JsonValue]
 """Elements: integers, ``"a:b:c"`` with integers or references, ``"..."``, null for a new axis, lists, references."""
+
+
+class Applied(Frozen):
+    """An edit that an input runs with: one that the document brings along, or that its author has stored.
+
+    An argument is a constant, or a reference to a value where the run stands.
+    """
+
+    name: EditName
+    arguments: dict[Id, Arg] = Field(default_factory=dict)
 
 
 class Invoke(Frozen):
@@ -49,6 +62,7 @@ class Invoke(Frozen):
     A list of texts (or of lists of ids, or of lists of messages) of equal length in tokens gives several leading rows.
     `chat` has settings of the chat template, for messages: ``add_generation_prompt`` (true by default),
     ``continue_final_message``, ``tools``, ``documents``, and whatever else the template reads.
+    `edits` are applied in their order, before what the document itself reads and writes there.
     """
 
     id: Id
@@ -57,6 +71,7 @@ class Invoke(Frozen):
     messages: Arg = None
     inputs: dict[str, Arg] | None = None
     chat: dict[str, JsonValue] | None = None
+    edits: tuple[Applied, ...] = Field(default=(), max_length=16)
 
     @model_validator(mode="after")
     def _one_input(self) -> Invoke:
@@ -82,7 +97,7 @@ class Each(Frozen):
     """A sub-graph evaluated at every step of a generation, with carried state."""
 
     state: dict[Id, Arg] = Field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
     emit: dict[Id, Arg] = Field(default_factory=dict)
@@ -90,7 +105,7 @@ class Each(Frozen):
 
 
 class Generate(Frozen):
-    """Settings that make a run a generation instead of one forward."""
+    """Settings that make a run a generation instead of one forward; `stop` is texts and token ids."""
 
     max_new_tokens: Arg
     temperature: Arg = 0
@@ -101,7 +116,7 @@ class Generate(Frozen):
 
 
 class Run(Frozen):
-    """One forward, or one generation, over its invokes."""
+    """One forward over its invokes, or the generation of one invoke."""
 
     id: Id
     invokes: tuple[Invoke, ...]
@@ -113,7 +128,7 @@ class SubGraph(Frozen):
     """The document in small; it sees every value outside it."""
 
     runs: tuple[Run, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     out: dict[Id, Arg] = Field(default_factory=dict)
 
 
@@ -128,8 +143,8 @@ class _Kinded(Frozen):
 class Get(_Kinded):
     """The value at a site, or of a parameter; `index` takes a part of it where it lies.
 
-    `invoke` is left out for parameters. `step` is the step of a generation, `call` which of several firings of a module
-    within one forward.
+    `invoke` is left out for parameters. `step` is a step of a generation, or several as a slice; `call` is which of
+    several firings of a module within one forward.
     """
 
     kind: Literal["get"] = "get"
@@ -263,7 +278,7 @@ class Buffer(Frozen):
 class After(Frozen):
     """What happens after each update of a fit: changes of state, parameters and optimiser moments, and when to stop."""
 
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     reset_moments: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
@@ -304,7 +319,23 @@ class Fit(_Kinded):
     checkpoint_every: Arg = None
 
 
-Node = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+class Generating(Frozen):
+    """A generating run among the nodes of its scope: like a `map` it has a sub-graph, outputs, and needs.
+
+    It is not written so; `lowered` makes it of a `Run`, with the reads and writes outside `each` that are of its steps.
+    """
+
+    kind: Literal["generate"] = "generate"
+    id: Id
+    invoke: Invoke
+    generate: Generate
+    each: Each
+
+
+Written = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+"""A node as a document holds it."""
+
+Node = Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit | Generating
 
 KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
@@ -335,16 +366,21 @@ class Options(Frozen):
 
 
 class Graph(Frozen):
-    """The whole document; `lines` maps node ids to ``file:line`` of the author's program, for error messages."""
+    """The whole document.
 
-    protocol: tuple[int, int] = PROTOCOL
+    `lines` maps node ids to ``file:line`` of the author's program, for error messages; `edits` are fragments by name,
+    as `telepatch_protocol.fragments.Fragment` has them.
+    """
+
+    protocol: tuple[int, int] = (PROTOCOL[0], 0)
     model: ModelRef
     runs: tuple[Run, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     saves: dict[Id, str]
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     options: Options = Options()
     lines: dict[str, str] = Field(default_factory=dict)
+    edits: dict[EditName, JsonValue] = Field(default_factory=dict)
 
     def to_json(self) -> str:
         """The document as JSON text, defaults left out; `telepatch_protocol.wire.decode` reads it back."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
+from telepatch_protocol.closing import SAMPLED
+from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import TooLarge
 from telepatch_protocol.fitting import streams
-from telepatch_protocol.graph import Fit, Map, Node
+from telepatch_protocol.generating import FIRST
+from telepatch_protocol.graph import Fit, Generating, Grad, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
@@ -28,9 +31,15 @@ ACTIVATIONS_ALIVE = 4
 _PARTS = ("then", "else", "before", "after", "evaluate")
 """What sub-graphs of nodes that have several are called."""
 
+KEPT_FOR_GRADIENTS = 2
+"""How many bytes PyTorch's graph keeps of a forward for each byte that leaves a module; some stay inside modules."""
+
 ROWS_IN_FLIGHT = 256
 TOKENS_IN_FLIGHT = 16_384
 """How much of a map runs at once at the most: rows, and positions of all rows."""
+
+MAX_EVALUATIONS = 10_000_000
+"""How many nodes a job may evaluate, each as often as loops do: more would take hours, whatever they are."""
 
 
 def price(checked: Checked, card: ModelCard) -> Price:
@@ -44,8 +53,15 @@ def price(checked: Checked, card: ModelCard) -> Price:
         TooLarge: over one of the card's limits; the message has both numbers.
     """
     kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
-    cost = _cost(checked.scope, kept, card, streams(checked.graph, all_nodes(checked.graph)))
+    graphs = any(isinstance(node, Grad | Fit) for node in all_nodes(checked.graph))
+    cost = _cost(checked.scope, kept, card, graphs, streams(checked.graph, all_nodes(checked.graph)))
     _within(card, "rows", cost.widest, card.limits.max_rows)
+    if cost.nodes > MAX_EVALUATIONS:
+        raise TooLarge(
+            f"the job evaluates up to {cost.nodes:,} nodes, each as often as maps and repeats do; at most "
+            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as {card.limits.max_elements:,} times: "
+            "give n as a number and end it with 'while'"
+        )
     found = Price(
         rows=cost.rows,
         tokens=cost.tokens,
@@ -61,7 +77,7 @@ def price(checked: Checked, card: ModelCard) -> Price:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What a scope costs with all that is in it; `widest` are the rows that run outside of maps."""
+    """What a scope costs with all that is in it; `widest`: rows outside of maps, `nodes`: evaluations."""
 
     rows: int
     tokens: int
@@ -69,6 +85,7 @@ class _Cost:
     peak: int
     flops: float
     widest: int
+    nodes: int
 
 
 def _within(card: ModelCard, what: str, have: int, most: int) -> None:
@@ -79,26 +96,47 @@ def _within(card: ModelCard, what: str, have: int, most: int) -> None:
         )
 
 
-def _cost(scope: Scope, kept: set[str], card: ModelCard, flowing: frozenset[str]) -> _Cost:
+def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: frozenset[str]) -> _Cost:
     """What a scope costs; `flowing` are maps whose outputs are never held as a whole."""
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
     rows = sum(_rows(one, scope) for one in passes)
-    activations = max((_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)), default=0)
-    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows)
+    alive = [_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)]
+    activations = max(alive, default=0)
+    if graphs:  # of all forwards, since values keep them
+        activations += sum(_graph(one, count, card) for one, count in zip(passes, tokens, strict=True))
+    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
         for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
             for key, body in scope.bodies.get(name, {}).items():
-                one = _cost(body, set(), card, flowing)
-                found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map | Fit))
+                one = _cost(body, set(), card, graphs and not isinstance(node, Generating), flowing)
+                found, peak = _with(found, one, scope.counts[name][key], _at_once(node, scope))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
+    made = [node for node in scope.order if isinstance(node, Generating)]
+    beside = sum(inside[node.id] + _cache(node, scope, card) for node in made)  # they take their steps together
+    inside |= {node.id: beside for node in made}
     return replace(found, peak=max(_peak(scope, kept, inside, flowing), activations + _peak(scope, kept, {}, flowing)))
 
 
-def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:
+def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
+    """Bytes of what a generation keeps of all that it has read, at its end."""
+    bodies, counts = scope.bodies[node.id], scope.counts[node.id]
+    first = bodies[FIRST].inputs[node.invoke.id]
+    longest = _known(first.length, card.limits.max_positions) + sum(counts.values()) - 1
+    return _known(first.rows, 1) * min(longest, card.limits.max_positions) * card.cache_bytes
+
+
+def _at_once(node: Node, scope: Scope) -> int:
+    """How many evaluations of a node's sub-graph run at once at the most: all elements of a map, a batch of a fit."""
+    if isinstance(node, Fit):
+        return scope.counts[f"{node.id}.batch"][()]
+    return ROWS_IN_FLIGHT if isinstance(node, Map) else 1
+
+
+def _with(total: _Cost, one: _Cost, count: int, most: int) -> tuple[_Cost, int]:
     """The cost with a sub-graph that is evaluated so often, and the bytes that it takes while it is."""
-    at_once = min(count, _in_flight(one)) if mapped else 1
+    at_once = max(1, min(count, most, _in_flight(one)))
     found = _Cost(
         rows=total.rows + one.rows * count,
         tokens=total.tokens + one.tokens * count,
@@ -106,6 +144,7 @@ def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, in
         peak=0,
         flops=total.flops + one.flops * count,
         widest=max(total.widest, one.widest),
+        nodes=total.nodes + one.nodes * count,
     )
     return found, one.peak * at_once
 
@@ -128,8 +167,19 @@ def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
 
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     """Bytes of the widest activation up to where the forward stops."""
-    place = bisect_right(card.widest, one.stop, key=lambda event: event[0])
+    stop = one.stop
+    head, width = card.widest[-1] if card.widest else (0, 0)
+    if one.events[-1].node == SAMPLED and width == card.vocabulary * ITEM_BYTES[card.dtype]:
+        # a generation has logits of the newest position alone, unless somebody looks at others
+        stop = max([head - 1, *(event.order for event in one.events[:-1])])
+    place = bisect_right(card.widest, stop, key=lambda event: event[0])
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
+
+
+def _graph(one: Pass, tokens: int, card: ModelCard) -> int:
+    """Bytes that a forward leaves behind for gradients, from the first place at which something depends on a value."""
+    first = min((event.order for event in one.events if event.tracked or event.writes), default=one.stop)
+    return tokens * KEPT_FOR_GRADIENTS * sum(width for order, width in card.leaving if first <= order <= one.stop)
 
 
 def _peak(scope: Scope, kept: set[str], inside: dict[str, int], flowing: frozenset[str]) -> int:

@@ -6,13 +6,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from telepatch_protocol.fitting import arguments_of_fit, sub_graphs
-from telepatch_protocol.graph import Arg, Cond, Fit, Grad, Graph, Invoke, Map, Node, Repeat, Run, SubGraph
+from telepatch_protocol.graph import (
+    Arg,
+    Cond,
+    Each,
+    Fit,
+    Generate,
+    Generating,
+    Grad,
+    Graph,
+    Invoke,
+    Map,
+    Node,
+    Repeat,
+    Run,
+    SubGraph,
+)
 
 MAX_DEPTH = 8
 """How deep sub-graphs may nest."""
 
 STEP = "step"
-"""The name under which the body of a `repeat` knows how often it has run before."""
+"""The name under which the body of a `repeat` knows how often it has run before, and a generation's `each` its step."""
 
 VALUE = "value"
 """The one output of a branch of a `cond` that stands for the value itself."""
@@ -46,9 +61,18 @@ def bodies_of(node: Node) -> tuple[Body, ...]:
         return tuple(Body(f"{node.id}.{name}", one) for name, one in branches if isinstance(one, SubGraph))
     if isinstance(node, Fit):
         return tuple(Body(*part) for part in sub_graphs(node))
+    if isinstance(node, Generating):
+        return (each_body(node.id, node.each),)
     if isinstance(node, Grad) and node.body is not None:
         return (Body(node.id, node.body),)
     return ()
+
+
+def each_body(run: str, each: Each) -> Body:
+    """The sub-graph of a generation."""
+    tail = (*each.carry.values(), each.stop, *each.emit.values())
+    graph = SubGraph.model_construct(runs=(), nodes=each.nodes, out=each.out)
+    return Body(run, graph, frozenset({*each.state, STEP}), tail)
 
 
 def arguments_of(node: Node) -> tuple[Arg, ...]:
@@ -61,6 +85,8 @@ def arguments_of(node: Node) -> tuple[Arg, ...]:
         return (node.if_, *(one for one in (node.then, node.else_) if not isinstance(one, SubGraph)))
     if isinstance(node, Fit):
         return arguments_of_fit(node)
+    if isinstance(node, Generating):
+        return (*inputs_of(node.invoke), *settings_of(node.generate), *node.each.state.values())
     return (node.of, *node.wrt) if isinstance(node, Grad) else ()
 
 
@@ -70,16 +96,27 @@ def inputs_of(invoke: Invoke) -> list[Arg]:
     return [invoke.text, invoke.ids, chat, *(invoke.inputs or {}).values()]
 
 
+def settings_of(generate: Generate) -> list[Arg]:
+    """What the settings of a generation are."""
+    return list(dict(generate).values())
+
+
 def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
-    """Every node, at any depth, those of sub-graphs after the node that carries them."""
-    stack = [iter(graph.nodes)]
+    """Every node, at any depth, those of sub-graphs after the node that carries them, those of runs first."""
+    stack: list[Iterator[Node]] = [_own_nodes(graph)]
     while stack:
         node = next(stack[-1], None)
         if node is None:
             stack.pop()
             continue
         yield node
-        stack.extend(iter(body.graph.nodes) for body in reversed(bodies_of(node)))
+        stack.extend(_own_nodes(body.graph) for body in reversed(bodies_of(node)))
+
+
+def _own_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
+    for run in graph.runs:
+        yield from run.each.nodes if run.each is not None else ()
+    yield from graph.nodes
 
 
 def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
@@ -88,6 +125,11 @@ def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
     for node in all_nodes(graph):
         for body in bodies_of(node):
             yield from body.graph.runs
+
+
+def has_bodies(graph: Graph | SubGraph) -> bool:
+    """Whether any node of it carries sub-graphs."""
+    return any(bodies_of(node) for node in graph.nodes)
 
 
 def has_runs(graph: SubGraph) -> bool:

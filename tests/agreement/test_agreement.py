@@ -8,8 +8,8 @@ import by_hooks
 import by_nnsight
 import pytest
 import torch
+from benches import Bench
 from cases import Case, Read, Write, document, tokens
-from conftest import Bench
 from suite import CASES, HALF
 
 from telepatch_worker.engine import Engine, Task

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from benches import Bench
 from cases import tokens
-from conftest import Bench
 
 from telepatch_protocol.graph import Graph
 from telepatch_worker.engine import Engine, Task

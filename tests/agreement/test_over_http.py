@@ -8,8 +8,8 @@ import by_hooks
 import httpx
 import numpy as np
 import pytest
+from benches import Bench
 from cases import Case, document
-from conftest import Bench
 from suite import CASES
 
 from telepatch_protocol.tensors import Tensor, decode

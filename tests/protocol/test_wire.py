@@ -14,8 +14,9 @@ from telepatch_protocol import PROTOCOL, wire
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
 from telepatch_protocol.data import Column, Columns
-from telepatch_protocol.errors import NotYetSupported, ProtocolError, TelepatchError, VersionError
+from telepatch_protocol.errors import ProtocolError, TelepatchError, VersionError
 from telepatch_protocol.graph import EXECUTED, KINDS, Graph
+from telepatch_protocol.meta import Meta
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "1.0"
 FILES = sorted(GOLDEN.glob("*.json"))
@@ -58,15 +59,24 @@ def test_a_golden_file_survives_the_wire_unchanged(file: Path):
     assert wire.decode(graph.to_json()) == graph
 
 
+@pytest.mark.parametrize("name", ["map_nested", "map_data", "grad_edit", "input_computed"])
+def test_a_golden_file_of_a_kind_in_company_passes_the_check(name: str, card: ModelCard):
+    prompts = Column(kind="ragged", rows=4, dtype="int64", longest=9)
+    labels = Column(kind="tensor", rows=4, dtype="int64")
+    data = {"ab" * 32: Columns({"prompts": prompts, "labels": labels})}
+    assert set(check(golden(name), card, data=data).saves) == set(golden(name).saves)
+
+
 @pytest.mark.parametrize("name", sorted(RUN_HERE))
 def test_a_golden_file_of_an_executed_kind_passes_the_check(name: str, card: ModelCard):
     assert name in EXECUTED
     assert set(check(golden(name), card, data=DATA).saves) == set(golden(name).saves)
 
 
-def test_generations_are_refused_by_name(card: ModelCard):
-    with pytest.raises(NotYetSupported, match="generation"):
-        check(golden("generate").model_copy(update={"constants": {"prompt": "x"}}), card)
+def test_the_golden_generation_passes_the_check(card: ModelCard):
+    card = card.model_copy(update={"tokenizer": "0" * 64})
+    saves = check(golden("generate"), card, attachment={"w": Meta((8,), "float32")}).saves
+    assert set(saves) == set(golden("generate").saves)
 
 
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():

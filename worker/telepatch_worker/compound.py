@@ -9,14 +9,19 @@ import torch
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.graph import Cond, Fit, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.meta import Meta
+from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_worker.edits import Edits
+from telepatch_worker.emitting import tell
 from telepatch_worker.fit import fitted
 from telepatch_worker.folds import Fold, stacked
+from telepatch_worker.kernels import DTYPES
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Backward, Work, together
-from telepatch_worker.streams import Column, Stream
+from telepatch_worker.row_streams import Column, Stream
+from telepatch_worker.steps import generated
 from telepatch_worker.values import Value, as_tensor
 
 if TYPE_CHECKING:
@@ -34,12 +39,14 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
         stream = Stream(frame, node)
         return {name: Column(stream, name) for name in node.body.out}
     elements = Elements(frame, node)
-    fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated)
+    fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated, hold=frame.context.hold)
     for chunk in elements.chunks():
         frames = [(at, elements.frame(at)) for at in chunk]
         yield from together(one.run() for _, one in frames)
         for at, one in frames:
-            fold.add(at, one.outputs(node.body.out))
+            out = one.outputs(node.body.out)
+            tell(one, node.id, node.emit, out)
+            fold.add(at, out)
             one.close()
     return fold.values()
 
@@ -47,8 +54,8 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
 def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     """One time after the other; what is carried comes out as it ends, the rest stacked."""
     times = int(frame.tensor(node.n))
-    if not 0 <= times <= (most := frame.context.card.limits.max_elements):
-        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {most:,} are allowed")
+    if not 0 <= times <= (limit := frame.context.card.limits.max_elements):
+        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {limit:,} are allowed")
     keep = node.id in frame.plan.differentiated
     carried: dict[str, Value] = {name: frame.tensor(value) for name, value in node.carry.items()}
     others: dict[str, list[torch.Tensor]] = {name: [] for name in node.body.out if name not in carried}
@@ -61,11 +68,23 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
         carried |= {name: out[name] for name in carried}
         for name, rows in others.items():
             rows.append(out[name])
+            frame.context.hold(out[name].nbytes)
+        tell(inner, node.id, node.emit, out)
         going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
         inner.close()
         if not going:
             break
-    return carried | {name: stacked(rows, (len(rows),)) for name, rows in others.items()}
+    frame.context.hold(-sum(row.nbytes for rows in others.values() for row in rows))
+    return carried | {
+        name: stacked(rows, (len(rows),)) if rows else _none(plan.scope.out[name], frame.context.device)
+        for name, rows in others.items()
+    }
+
+
+def _none(meta: Meta, device: torch.device) -> torch.Tensor:
+    """What a repeat that never ran stacks: nothing, of the shape that each would have had."""
+    dims = [most(dim) or 0 for dim in meta.shape or ()]
+    return torch.zeros((0, *dims), dtype=DTYPES[meta.dtype or "float32"], device=device)
 
 
 def _holds(value: torch.Tensor, node: str) -> bool:
@@ -91,12 +110,16 @@ def _grad(frame: Frame, node: Grad) -> Work[Value]:
     wrt = [frame.tracks(ref) for one in node.wrt if (ref := refs.parse(one)) is not None]
     of = as_tensor(frame.argument(node.of), frame.context.device)
     edits = None if node.body is None else Edits(frame, node)
-    request = Backward(of, wrt, [] if edits is None else [edits])
-    yield [request]
-    found: dict[str, Any] = {}
-    for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
-        found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
-    return found | ({} if edits is None else edits.outputs())
+    request = Backward(of, wrt, [] if edits is None else [edits], frame.sees())
+    try:
+        yield [request]
+        found: dict[str, Any] = {}
+        for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
+            found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
+        return found | ({} if edits is None else edits.outputs())
+    finally:
+        if edits is not None:
+            edits.close()
 
 
 _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
@@ -105,4 +128,5 @@ _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
     Cond: _cond,
     Grad: _grad,
     Fit: fitted,
+    Generating: generated,
 }

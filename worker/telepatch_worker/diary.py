@@ -56,5 +56,10 @@ class Diary:
     def outputs(self, logged: Iterable[str], evaluated: Iterable[str], device: torch.device) -> Tensors:
         """All of it, by the names of a fit's outputs."""
         names = [*(f"{LOGGED}.{name}" for name in logged), *(f"{EVALUATED}.{name}" for name in evaluated)]
-        found = {name: stacked(rows, (len(rows),)).to(device) for name in names for rows in [self._rows.get(name, [])]}
+        found = {name: _stacked(self._rows.get(name, [])).to(device) for name in names}
         return {LOSS: torch.tensor(self._losses, dtype=torch.float32, device=device), **found}
+
+
+def _stacked(rows: list[torch.Tensor]) -> torch.Tensor:
+    """What came so far; nothing, where a fit ended before its first evaluation."""
+    return stacked(rows, (len(rows),)) if rows else torch.zeros(0)

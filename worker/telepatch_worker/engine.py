@@ -14,12 +14,15 @@ from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
 from telepatch_worker.checkpoints import Keep
+from telepatch_worker.decode import Decoder
+from telepatch_worker.decoding import decode
 from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded, padding_of
+from telepatch_worker.lobby import Room
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.requests import Backward, Forward
+from telepatch_worker.requests import Backward, Decode, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
@@ -29,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 """Told the id of a job, how many of its forwards are done, and how many there are."""
 
 Values = Callable[[str, dict[str, Any]], None]
-"""Told the id of a job, and small values of it as they come: what its fits emit."""
+"""Told the id of a job, and small values of it as they come: tokens of its generations, and what it emits."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ class Engine:
             tokens=limits.tokens,
             values=partial(desk.values, plan.id),
             keep=desk.keep,
+            decode=self._text(),
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
@@ -276,6 +280,7 @@ class Engine:
             batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
         for batch in batches:
             self._forward(batch)
+        self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
         fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
 
     def _forward(self, wanted: Sequence[_Wanted]) -> None:
@@ -306,6 +311,17 @@ class Engine:
         tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
         mask = any(one.run.plan.reads_engine for one in wanted)
         return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+
+    def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:
+        """Every generation, in steps that they share."""
+        if wanted:
+            room = Room(rows=limits.rows, tokens=limits.tokens)
+            with attention(self.loaded.module, eager=wanted[0][0].plan.eager):
+                decode(Decoder(self.model, self.loaded, room), wanted)
+
+    def _text(self) -> Callable[[list[int]], str] | None:
+        tokenizer = self.loaded.tokenizer
+        return None if tokenizer is None else lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:

@@ -10,7 +10,7 @@ import torch
 from telepatch_protocol.errors import BadArgument, ShapeError
 from telepatch_protocol.graph import Fit
 from telepatch_worker.requests import Work
-from telepatch_worker.streams import Column, Reader
+from telepatch_worker.row_streams import Column, Reader
 from telepatch_worker.tensor_values import seed_of
 from telepatch_worker.values import as_tensor
 

@@ -150,7 +150,7 @@ class _Fitting:
         self, elements: Elements, known: Mapping[str, Value], places: list[int]
     ) -> Work[tuple[float, Tensors, list[torch.Tensor | None]]]:
         """The loss of a batch of examples, and its gradients, gathered from as many forwards as it takes."""
-        fold = Fold(as_map(self._node), (len(places),), keep=False)
+        fold = Fold(as_map(self._node), (len(places),), keep=False, hold=self._context.hold)
         gathered = Gradients(self._node, len(places))
         where = {at: number for number, at in enumerate(places)}
         for chunk in elements.chunks(places):

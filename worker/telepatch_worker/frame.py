@@ -15,7 +15,7 @@ from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
-from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
+from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
 from telepatch_worker.checkpoints import Shelf
@@ -56,6 +56,7 @@ class Context:
         fail: told what was raised while a forward ran.
         rows, tokens: how much of a map runs at once.
         values: told small values as they come.
+        decode: gives the text of token ids; None for a model without a tokenizer.
         shelf: checkpoints of its fits.
         warnings: what its author should know of how it ran.
         stage: steps that its fit has made, and how many there are at most.
@@ -70,7 +71,8 @@ class Context:
     fail: Callable[[Exception], None]
     rows: int
     tokens: int
-    values: Callable[[dict[str, Any]], None] = lambda values: None
+    values: Callable[[dict[str, Any]], None]
+    decode: Callable[[list[int]], str] | None
     shelf: Shelf = field(default_factory=Shelf)
     warnings: list[str] = field(default_factory=list)
     stage: tuple[int, int] = (0, 0)
@@ -152,14 +154,16 @@ class Frame:
         return Frame(_EMPTY, self.context, self, out, self.place)
 
     def _between(self) -> Work[None]:
-        """Whatever waits for a forward to be over."""
+        """Whatever waits for a forward to be over: one after the other, generations side by side."""
         while self._waiting:
-            names = list(self._waiting)
-            side = [name for name in names if name in self.plan.beside] or names[:1]
-            self._waiting = deque(name for name in names if name not in side)
-            yield from together([self._happens(self.plan.nodes[name]) for name in side])
+            nodes = [self.plan.nodes[name] for name in self._waiting]
+            side = [node for node in nodes if isinstance(node, Generating) or node.id in self.plan.beside]
+            now = side or nodes[:1]
+            for node in now:
+                self._waiting.remove(node.id)
+            yield from together(self._happen(node) for node in now)
 
-    def _happens(self, node: Node) -> Work[None]:
+    def _happen(self, node: Node) -> Work[None]:
         with during(self.context.graph, node):
             value = yield from compound.evaluated(self, node)
         self._obtained(node, value)
@@ -245,6 +249,10 @@ class Frame:
         node = scope.plan.nodes[ref.id]
         assert isinstance(node, Get)
         return places.joined(scope, node, {at: places.piece(scope, node, part) for at, part in parts.items()})
+
+    def sees(self) -> frozenset[int]:
+        """The numbers of this scope and of those around it."""
+        return frozenset({self.number}) | (frozenset() if self.outer is None else self.outer.sees())
 
     def argument(self, value: JsonValue) -> Value:
         """What an argument stands for."""

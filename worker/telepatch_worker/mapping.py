@@ -38,6 +38,9 @@ class Elements:
             raise ShapeError(f"map '{node.id}' takes its lists together, and they have {listed} elements")
         self.lead = tuple(counts) if node.grid else (counts[0],)
         self.count = math.prod(self.lead)
+        if not self.count:
+            empty = ", ".join(f"'{name}'" for name, one in self._over.items() if not len(one))
+            raise ShapeError(f"map '{node.id}' goes over {empty}, which has no elements")
         most = frame.context.card.limits.max_elements
         if self.count > most:
             raise TooLarge(f"map '{node.id}' has {self.count:,} elements; the limit is {most:,}")
@@ -99,11 +102,12 @@ class Elements:
     def _size(self, at: int) -> tuple[int, int]:
         """Rows and positions of an element's inputs, sub-graphs inside it not counted."""
         bound = self._bound(at)
-        scope = self._plan(bound).scope
-        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in scope.inputs.values())
+        plan = self._plan(bound)
+        sizes, invokes = plan.inputs(), plan.invoked()
+        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in sizes.values())
         lengths = (
-            one.length if isinstance(one.length, int) else self._length(scope.invokes[name], bound)
-            for name, one in scope.inputs.items()
+            one.length if isinstance(one.length, int) else self._length(invokes[name], bound)
+            for name, one in sizes.items()
         )
         return max(1, rows), max(lengths, default=1)
 

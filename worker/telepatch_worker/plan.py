@@ -22,7 +22,7 @@ from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
 from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
-from telepatch_protocol.subgraphs import all_nodes
+from telepatch_protocol.subgraphs import all_nodes, all_runs
 from telepatch_worker.data import Columns, described
 from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
@@ -73,6 +73,7 @@ class Plan:
         eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
+        generates: whether it generates; such jobs run after those that do not.
         wrt: names of values of which gradients are asked.
         flowing: maps whose outputs go into buffers of fits only, and so are never held as a whole.
         long: whether it trains, and so may run for a long time, in turns with others.
@@ -89,6 +90,7 @@ class Plan:
     eager: bool
     reads_engine: bool
     grads: bool
+    generates: bool
     wrt: frozenset[str]
     splits: bool
     flowing: frozenset[str]
@@ -135,7 +137,7 @@ class Plan:
         return None
 
     def _inputs(self) -> Iterator[Input]:
-        return iter(self.checked.inputs.values())
+        return iter(self.root.inputs().values())
 
 
 def _known(dim: Dim) -> int:
@@ -175,6 +177,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
         grads=bool(gradients) or trains,
+        generates=any(run.generate is not None for run in all_runs(graph)),
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
         splits=any(isinstance(node, Map | Fit) for node in nodes),
         flowing=streams(graph, nodes),

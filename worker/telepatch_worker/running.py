@@ -17,7 +17,7 @@ from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Request
+from telepatch_worker.requests import Decode, Forward, Request
 from telepatch_worker.trouble import as_job_error, bare
 
 CHECKPOINT_SECONDS = 10.0
@@ -48,6 +48,7 @@ class Running:
         cancelled: tells the ids of cancelled jobs.
         rows, tokens: how much of a map runs at once.
         values: told small values as they come.
+        decode: gives the text of token ids; None for a model without a tokenizer.
         keep: told the checkpoints of its fits now and then.
     """
 
@@ -63,6 +64,7 @@ class Running:
         rows: int,
         tokens: int,
         values: Callable[[dict[str, Any]], None],
+        decode: Callable[[list[int]], str] | None,
         keep: Keep,
     ) -> None:
         self.plan = plan
@@ -87,7 +89,8 @@ class Running:
             self.fail,
             rows,
             tokens,
-            values=values,
+            values,
+            decode,
             shelf=self.shelf,
             warnings=self.warnings,
         )
@@ -106,7 +109,7 @@ class Running:
 
     def advance(self) -> None:
         """Go on until the job needs something, or is over."""
-        self.done += sum(isinstance(one, Forward) for one in self.wanted)
+        self.done += sum(one.steps if isinstance(one, Decode) else isinstance(one, Forward) for one in self.wanted)
         self.wanted = []
         if self.over:
             return

@@ -10,7 +10,10 @@ from telepatch_protocol import refs
 from telepatch_protocol.bodies import holes_in
 from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
-from telepatch_protocol.graph import Arg, Fit, Get, Grad, Map, Node, Set
+from telepatch_protocol.closing import SAMPLED
+from telepatch_protocol.generating import FIRST
+from telepatch_protocol.graph import Arg, Fit, Generating, Get, Grad, Invoke, Map, Node, Repeat, Set
+from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
@@ -63,6 +66,18 @@ class ScopePlan:
         """The invokes that take part in a forward."""
         return self.scope.schedule.passes[number].invokes
 
+    def inputs(self) -> dict[str, Input]:
+        """Sizes of its own invokes, those that generate with their prompts."""
+        prompts = (self.scope.bodies[one.id][FIRST].inputs for one in self._generating())
+        return {**self.scope.inputs, **{name: size for one in prompts for name, size in one.items()}}
+
+    def invoked(self) -> dict[str, Invoke]:
+        """Its own invokes, those that generate too."""
+        return {**self.scope.invokes, **{one.invoke.id: one.invoke for one in self._generating()}}
+
+    def _generating(self) -> list[Generating]:
+        return [node for node in self.nodes.values() if isinstance(node, Generating)]
+
     def body(self, name: str, key: Key = ()) -> ScopePlan:
         """How a sub-graph is evaluated."""
         if (name, key) not in self._bodies:
@@ -78,7 +93,8 @@ class ScopePlan:
         assert node.body is not None
         if node.id not in self._backward:
             order = self.scope.backward[node.id]
-            self._backward[node.id] = _planned(self.scope, order, (), list(node.body.out.values()), set(), frozenset())
+            kept: list[Arg] = [*node.body.out.values(), *(f"${one.id}" for one in order)]  # hooks may run several times
+            self._backward[node.id] = _planned(self.scope, order, (), kept, set(), frozenset())
         return self._backward[node.id]
 
     def holes(self, node: Map) -> frozenset[str]:
@@ -158,7 +174,7 @@ def _planned(
         needs=needs,
         kept=outputs | again,
         between=between,
-        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset()),
+        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
         beside=frozenset(name for name, node in nodes.items() if _fits(node)),
     )
 
@@ -188,6 +204,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             event.again,
         )
         for event in one.events
+        if event.node != SAMPLED
         for found in (scope.places[event.node][event.part],)
     )
 
@@ -209,7 +226,7 @@ def _uses(
     """Once for each pure node that needs a value, for each moment, as often as it happens, and for each input."""
     happening = [*pure, *(moment.node for moments in passes for moment in moments if not moment.again)]
     found = Counter(needed for name in happening for needed in needs.get(name, ()))
-    for invoke in {name: None for one in scope.schedule.passes for name in one.invokes}:
+    for invoke in {name: None for one in scope.schedule.passes for name in one.invokes if name in scope.invokes}:
         found.update(ref.id for ref in given_to(scope.invokes[invoke]) if ref.id in needs)
     return found
 
@@ -219,14 +236,20 @@ def _once(needs: Mapping[str, frozenset[str]]) -> Counter[str]:
 
 
 def _differentiated(
-    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str]
+    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str], scope: Scope
 ) -> frozenset[str]:
-    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph."""
+    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph: by operations, and
+    by forwards, into which every write and every input flows."""
     found = {name for name in outputs if name in nodes}
     for node in nodes.values():
         inner = [one for body in bodies_of(node) for one in all_nodes(body.graph)]
         if isinstance(node, Grad) or any(isinstance(one, Grad) for one in inner):
             found |= needs[node.id]
+        if isinstance(node, Repeat) and _asks_outside(node):
+            found.add(node.id)  # what is carried depends on it, too
+    if found:
+        found |= {name for node in nodes.values() if isinstance(node, Set) for name in needs[node.id]}
+        found |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
     stack = list(found)
     while stack:
         for other in needs[stack.pop()]:
@@ -234,3 +257,13 @@ def _differentiated(
                 found.add(other)
                 stack.append(other)
     return frozenset(found)
+
+
+def _asks_outside(node: Repeat) -> bool:
+    """Whether a gradient inside is asked of a value outside, on which all times depend that came before."""
+    inner = list(all_nodes(node.body))
+    inside = {one.id for one in inner} | {
+        name for one in (node, *inner) for body in bodies_of(one) for name in body.binds
+    }
+    asked = (arg for one in inner if isinstance(one, Grad) for arg in one.wrt)
+    return any(ref.id not in inside for arg in asked for ref in refs.walk(arg))

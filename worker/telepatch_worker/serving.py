@@ -25,6 +25,7 @@ from telepatch_worker.keeping import Keeper
 from telepatch_worker.long import Turns, is_long
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
+from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class Serving:
         self.recent = Recent(settings.worker_recent_bytes)
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
+        self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
         self._abandoned = False
         self._writing: set[asyncio.Task[None]] = set()
@@ -140,7 +142,7 @@ class Serving:
             tasks,
             cancelled=self._leaving,
             progress=self._from_thread(self._tell),
-            values=self._from_thread(self._tell_values),
+            values=self._from_thread(self._streams.add),
             ended=self._from_thread(self._ended),
             proceed=lambda: not self._stop.is_set(),
         )
@@ -156,7 +158,7 @@ class Serving:
             desk = Desk(
                 cancelled=self._leaving,
                 progress=self._from_thread(self._tell),
-                values=self._from_thread(self._tell_values),
+                values=self._from_thread(self._streams.add),
                 keep=self._from_thread(self._keeper.keep),
                 settled=Settled(self._from_thread(self._ended)),
             )
@@ -198,22 +200,21 @@ class Serving:
     def _tell(self, job: str, done: int, total: int) -> None:
         self._spawn(self._note(job, done, total))
 
-    def _tell_values(self, job: str, values: dict[str, Any]) -> None:
-        self._spawn(self._note_values(job, values))
-
-    async def _note_values(self, job: str, values: dict[str, Any]) -> None:
-        await self.lane.note(job, self.worker, "values", values)
-
     async def _note(self, job: str, done: int, total: int) -> None:
         await self.lane.note(job, self.worker, "progress", {"done": done, "total": total})
+
+    async def _tell_values(self, job: str, data: dict[str, Any]) -> None:
+        await self.lane.note(job, self.worker, "values", data)
 
     async def _hand_in(self, outcome: Outcome) -> None:
         """Store what came of a job, and let it go."""
         job = self._mine.get(outcome.id)
         try:
             if outcome.id not in self._lost:
+                await self._safely(self._streams.flush(outcome.id))
                 await self._store(outcome)
         finally:
+            self._streams.forget(outcome.id)
             self._mine.pop(outcome.id, None)
             self._lost.discard(outcome.id)
         error = None if outcome.error is None else outcome.error.code()
