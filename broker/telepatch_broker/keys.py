@@ -105,6 +105,11 @@ def uploads_of(person: str) -> str:
     return f"telepatch:person:{person}:uploads"
 
 
+def edits_of(person: str) -> str:
+    """Hash: the edits of a person, by name."""
+    return f"telepatch:person:{person}:edits"
+
+
 def events_of(person: str) -> str:
     """Stream: events of all jobs of a person."""
     return f"telepatch:person:{person}:events"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from telepatch.choices import cond
     from telepatch.constants import tensor
     from telepatch.data import DataColumn, Dataset
+    from telepatch.edit import Edit
     from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from telepatch.not_yet import fit
     from telepatch.outputs import Outputs
     from telepatch.scan import Scan
+    from telepatch.stored_edits import StoredEdit
     from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
     from telepatch.values import Value
@@ -44,12 +46,14 @@ __all__ = [
     "Chat",
     "DataColumn",
     "Dataset",
+    "Edit",
     "Lab",
     "Model",
     "NotSaved",
     "Outputs",
     "Scan",
     "SlowLoop",
+    "StoredEdit",
     "TelepatchError",
     "TokenRows",
     "Tokens",
@@ -75,6 +79,7 @@ _HOMES = {
     "chats": ("Chat",),
     "constants": ("tensor",),
     "data": ("DataColumn", "Dataset"),
+    "edit": ("Edit",),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
     "not_yet": ("fit",),
@@ -85,6 +90,7 @@ _HOMES = {
     "model": ("Model",),
     "outputs": ("Outputs",),
     "scan": ("Scan",),
+    "stored_edits": ("StoredEdit",),
     "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
     "values": ("Value",),

@@ -16,6 +16,7 @@ from telepatch_protocol.errors import TelepatchError, TraceError
 from telepatch_protocol.graph import Graph, Options
 
 if TYPE_CHECKING:
+    from telepatch.applying import Use
     from telepatch.lab import Lab
 
 
@@ -35,6 +36,7 @@ class Block:
         self._outermost: Block = self
         self._entered = False
         self._graph: Graph | None = None
+        self._edits: tuple[Use, ...] = ()
         self._tensors = self._builder.tensors
 
     @property
@@ -113,7 +115,7 @@ class Block:
     def _join(self, other: Builder) -> None:
         mine = self._builder
         other.alive()
-        refused = self._fits(other)
+        refused = other.refuses(self.what) or self._fits(other)
         if refused is not None:
             raise refused
         if (mine.card.id, mine.card.revision) != (other.card.id, other.card.revision) or mine.lab is not other.lab:

@@ -17,6 +17,7 @@ from telepatch.scope import Forward, Kind, Scope
 from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
+from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.graph import (
     Call,
     Get,
@@ -35,6 +36,8 @@ from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.refs import NAME
 from telepatch_protocol.sizes import Dim
+from telepatch_protocol.tensors import Tensor
+from telepatch_protocol.versions import labelled
 
 if TYPE_CHECKING:
     from telepatch.blocks import Block
@@ -77,6 +80,7 @@ class Builder(Attached):
         self.scope = self.root
         self.scopes = [self.root]
         self.unseen: tuple[str, ...] = ()
+        self.brought: dict[str, JsonValue] = {}
         self._counts: dict[str, int] = {}
         self._saved: dict[str, Meta] = {}
 
@@ -315,7 +319,22 @@ class Builder(Attached):
         known = self.outcome.meta(name) if self.outcome is not None else None
         return known if known is not None else self._saved[name]
 
+    def bring(self, edit: Fragment, tensors: Mapping[str, Tensor], parents: Mapping[str, Builder]) -> str:
+        """Make an edit that is not stored a part of the document, once; gives its name there."""
+        document = edit.to_dict()
+        known = next((name for name, one in self.brought.items() if one == document), None)
+        name = known or f"edit{len(self.brought)}"
+        self.brought[name] = document
+        self.tensors |= tensors
+        self._metas |= {name: tensor.meta for name, tensor in tensors.items()}
+        self.parents |= parents
+        return name
+
     # The whole
+
+    def refuses(self, what: str) -> TraceError | None:
+        """Why no block of that kind can be a part of it; None where it can."""
+        return None
 
     def alive(self) -> None:
         """Refuse to go on with a job of which a block was left by an error.
@@ -328,7 +347,7 @@ class Builder(Attached):
 
     def build(self) -> Graph:
         """The document as far as it has come; a block that is still open is not in it yet."""
-        return Graph(
+        graph = Graph(
             model=ModelRef(id=self.card.id, revision=self.card.revision),
             runs=self.root.runs(),
             nodes=self.root.nodes(),
@@ -336,7 +355,9 @@ class Builder(Attached):
             constants=self.constants,
             options=self.options,
             lines={node: place.short for node, place in self.places.items()},
+            edits=self.brought,
         )
+        return labelled(graph)
 
     def keep(self, saved: dict[str, Meta]) -> None:
         """Let go of all that values do not need once the job is made: programs keep many of them."""

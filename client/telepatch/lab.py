@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from telepatch import lifetime, uploading
+from telepatch.applying import Travelling
 from telepatch.builder import Builder
 from telepatch.conversation import Parcel
 from telepatch.courier import Courier
@@ -22,6 +23,7 @@ from telepatch.prompt_tokens import TokenMemory
 from telepatch.rename import Rename
 from telepatch.scan import tried
 from telepatch.settings import Settings
+from telepatch.stored_edits import StoredEdit, files_of, with_uploads
 from telepatch.tokens import Tokens
 from telepatch.trace import Trace
 from telepatch.transport import Transport
@@ -248,6 +250,29 @@ class Lab:
         """All data of one's own that the service holds, oldest first."""
         found = [Upload.model_validate(one) for one in self._ask("GET", "/v1/data")["uploads"]]
         return [Dataset(self._courier, one.sha256, one.bytes, one.columns) for one in found if one.columns is not None]
+
+    @points_home
+    def edits(self) -> list[StoredEdit]:
+        """All edits of one's own that the service has, by name; `Model.edit` makes one."""
+        return [StoredEdit(self, one) for one in self._ask("GET", "/v1/edits")["edits"]]
+
+    def store_edit(self, name: str, whole: Travelling) -> None:
+        """Have the service keep an edit, with the arrays in it as uploads.
+
+        Raises:
+            GraphError: the service says why it cannot be applied; nothing is stored.
+        """
+        files = files_of(whole)
+        for file in files.values():
+            with uploading.Sending(file, shown=self._progress) as progress:
+                self._courier.run(lambda transport, file=file: uploading.send(transport, file, progress.sent))  # type: ignore[misc]
+        self._courier.flush()
+        self._ask("PUT", f"/v1/edits/{quote(name, safe='')}", with_uploads(whole.fragment, files).to_dict())
+
+    def delete_edit(self, name: str) -> None:
+        """Have the service forget an edit."""
+        self._courier.flush()
+        self._courier.run(lambda transport: uploading.remove(transport, f"/v1/edits/{quote(name, safe='')}"))
 
     def dry_run(self, job: str, graph: Graph, attachment: bytes) -> Price | TelepatchError:
         """What the gateway says of a job without queueing it: its price, or why it is refused."""

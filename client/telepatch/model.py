@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from telepatch import arguments
+from telepatch.applying import Use, uses
 from telepatch.blocks import Block
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
+from telepatch.edit import Edit
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
@@ -44,12 +46,14 @@ class Model(ModuleView):
         ...     h = model.blocks[2].resid_post[:, -1].save()
     """
 
-    __slots__ = ("_lab",)
+    __slots__ = ("_edits", "_lab")
     _lab: Lab | None
+    _edits: tuple[Use, ...]
 
     def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
         super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
+        object.__setattr__(self, "_edits", ())
 
     @property
     def card(self) -> ModelCard:
@@ -70,6 +74,7 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        edits: Any = None,
     ) -> Trace:
         """A block whose body reads, computes and writes inside the model.
 
@@ -86,6 +91,9 @@ class Model(ModuleView):
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
+            edits: what every input runs with: names of edits that are stored, edits that `edit` made, or either with
+                arguments, as in ``[e, "clip", ("steer", {"scale": 2.0})]``. They are applied in that order, and before
+                what the block itself reads and writes at the same site.
 
         Returns:
             A context manager, for ``with`` and ``async with``.
@@ -95,7 +103,8 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        return self._named(Trace(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        return self._named(Trace(self._lab, self.card, options, form), edits)
 
     @points_home
     def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
@@ -175,11 +184,12 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        edits: Any = None,
     ) -> Scan:
         """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            prompt, text, ids, messages, inputs, exact, isolate, aligned: as `trace` takes them.
+            prompt, text, ids, messages, inputs, exact, isolate, aligned, edits: as `trace` takes them.
 
         Returns:
             A context manager; its ``price`` is what the gateway would ask.
@@ -188,7 +198,51 @@ class Model(ModuleView):
             BadArgument: more than one input.
         """
         form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
-        return self._named(Scan(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned), form))
+        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        return self._named(Scan(self._lab, self.card, options, form), edits)
+
+    @points_home
+    def edit(self, name: str | None = None, /, **arguments: Any) -> Edit:
+        """A block that is written as the body of a trace, without an input, and applied to inputs of later traces.
+
+        Args:
+            name: under which the service keeps it when the block ends, in place of another of that name; without one
+                it goes with each trace that it is applied to.
+            arguments: what may be told when it is applied, with defaults: numbers, arrays, values of earlier jobs, or
+                ``...`` where there is none. Inside the block ``e.scale`` stands for it.
+
+        Returns:
+            A context manager. Sites are read and written inside; nothing runs or is saved. Arrays are uploaded with a
+            stored edit; values of earlier jobs and uploads are used by reference.
+
+        Raises:
+            BadArgument: a name, or an argument, that cannot be.
+
+        Example:
+            >>> with model.edit("steer", direction=..., scale=1.0) as e:
+            ...     model.blocks[2].resid_post += e.direction * e.scale
+            >>> with model.trace("Hello", edits=[("steer", {"direction": direction})]):
+            ...     logits = model.unembed.output[:, -1].save()
+        """
+        return self._named(Edit(self._lab, self.card, Options(), name, arguments))
+
+    @points_home
+    def edited(self, *edits: Any) -> Model:
+        """The same model, whose every input runs with some edits: in traces, sessions, sweeps and rows.
+
+        Args:
+            edits: each as `trace` takes them; they come before those of a single trace.
+
+        Example:
+            >>> steered = model.edited(("steer", {"direction": direction}))
+            >>> with steered.each(prompts) as row:
+            ...     mean = row.mean(steered.unembed.output[:, -1]).save()
+        """
+        found = Model.__new__(Model)
+        ModuleView.__init__(found, self._spot)
+        object.__setattr__(found, "_lab", self._lab)
+        object.__setattr__(found, "_edits", (*self._edits, *(use for one in edits for use in uses(one))))
+        return found
 
     @points_home
     def cache(self, *sites: Any, **options: Any) -> Cache:
@@ -265,9 +319,10 @@ class Model(ModuleView):
 
     decode = detokenize
 
-    def _named(self, block: B) -> B:
-        """A block in which the author's own names are known."""
+    def _named(self, block: B, edits: Any = None) -> B:
+        """A block in which the author's own names are known, and whose inputs run with this model's edits."""
         block._builder.names = self._spot.names
+        block._edits = (*self._edits, *uses(edits))
         return block
 
     def _service(self) -> Lab:
@@ -284,7 +339,6 @@ class Model(ModuleView):
 _LATER = {
     "generate": "generation",
     "fit": "training",
-    "edit": "named edits",
 }
 """Parts of the language that this version does not execute, by what they are called."""
 

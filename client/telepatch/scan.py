@@ -15,10 +15,12 @@ from telepatch_protocol import tensors
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
 from telepatch_protocol.errors import TelepatchError, TraceError, from_record
+from telepatch_protocol.expanding import expand
 from telepatch_protocol.graph import Graph, Invoke, Options
 from telepatch_protocol.inputs import given_of, words_of
 from telepatch_protocol.jobs import Price, SubmissionAnswer
 from telepatch_protocol.price import price
+from telepatch_protocol.wire import edits_of
 
 if TYPE_CHECKING:
     from telepatch.lab import Lab
@@ -103,9 +105,9 @@ class Scan(Trace):
 
     def _reckoned(self) -> Price:
         """The price without a gateway, where every length is known."""
-        checked = check(
-            self.graph, self._builder.card, attachment=tensors.metas(self.attachment) if self._tensors else {}
-        )
+        card = self._builder.card
+        graph = expand(self.graph, edits_of(self.graph), most=card.limits.max_nodes).graph
+        checked = check(graph, card, attachment=tensors.metas(self.attachment) if self._tensors else {})
         unknown = [name for name, size in checked.inputs.items() if not isinstance(size.length, int)]
         if unknown:
             raise TraceError(

@@ -99,7 +99,8 @@ class Each(Elements):
         super()._begin()
         if self._runs:
             forward = self._builder.begin_run()
-            Invocation(self._builder, one_form(self._builder.card, self._bound[PROMPT]), forward).__enter__()
+            form = one_form(self._builder.card, self._bound[PROMPT])
+            Invocation(self._builder, form, forward, self._edits).__enter__()
 
     def _end(self) -> None:
         if self._runs:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch import arguments
+from telepatch.applying import Use, on_wire, uses
 from telepatch.blocks import Block, TraceWarning
 from telepatch.builder import Builder
 from telepatch.cache import Cache, keep
@@ -104,18 +105,21 @@ class Trace(Block):
         inputs: Any = None,
         images: Any = None,
         audio: Any = None,
+        edits: Any = None,
     ) -> Invocation:
         """One more input of this trace, for ``with t.invoke("..."):``.
 
         Args:
             prompt: text, a list of texts that are equally long in tokens (several rows), token ids, or rows of them.
             text, ids, messages, inputs, images, audio: the same by name, as for `Model.trace`.
+            edits: what this input runs with, after the edits of the whole trace; as for `Model.trace`.
 
         Raises:
             BadArgument: not exactly one input, or none of these forms.
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
-        return Invocation(self._builder, one_form(self._builder.card, prompt, **named), self._forward)
+        form = one_form(self._builder.card, prompt, **named)
+        return Invocation(self._builder, form, self._forward, (*self._edits, *uses(edits)))
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope
@@ -136,7 +140,7 @@ class Trace(Block):
     def _begin(self) -> None:
         self._forward = self._builder.begin_run()
         if self._form:
-            Invocation(self._builder, self._form, self._forward).__enter__()
+            Invocation(self._builder, self._form, self._forward, self._edits).__enter__()
 
     def _end(self) -> None:
         self._builder.end_run()
@@ -145,7 +149,10 @@ class Trace(Block):
 class Invocation:
     """The part of a trace that belongs to one input: sites inside it are those of its rows."""
 
-    def __init__(self, builder: Builder, form: dict[str, Any], forward: Forward | None) -> None:
+    def __init__(
+        self, builder: Builder, form: dict[str, Any], forward: Forward | None, edits: tuple[Use, ...] = ()
+    ) -> None:
+        self._edits = edits
         self._builder = builder
         self._form = form
         self._forward = forward
@@ -161,7 +168,8 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
-        self.id = builder.add_invoke((name, value), **_on_wire(builder, name, value)).id
+        edits = on_wire(builder, self._edits)
+        self.id = builder.add_invoke((name, value), **_on_wire(builder, name, value), **edits).id
         builder.scope.invoke = self.id
         return self
 

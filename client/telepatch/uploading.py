@@ -106,7 +106,12 @@ async def fetch(transport: Transport, digest: str) -> bytes:
 
 async def delete(transport: Transport, digest: str) -> None:
     """Have the service forget an upload."""
-    async with transport.exchange("DELETE", path_of(digest)) as response:
+    await remove(transport, path_of(digest))
+
+
+async def remove(transport: Transport, path: str) -> None:
+    """Have the service forget something."""
+    async with transport.exchange("DELETE", path) as response:
         await response.aread()
 
 

@@ -37,9 +37,9 @@ def check_map(checker: Checker, node: Map) -> dict[str, Meta]:
     counts: dict[Key, int] = {}
     parts: list[Part] = []
     for group in groups(spans, node.grid, holes_in(node.body) & node.over.keys(), checker.lengths, most):
-        scope = _element(checker, node, spans, group)
-        scopes[group.key], counts[group.key] = scope, group.count
-        parts.append(Part(scope.out, group.count))
+        found = _elements(checker, node, spans, group)
+        scopes[group.key], counts[group.key] = found[0], group.count
+        parts += [Part(one.out, group.count, first=one is found[0]) for one in found]
     checker.level.bodies[node.id], checker.level.counts[node.id] = scopes, counts
     return reduced(node, parts, lead)
 
@@ -61,30 +61,31 @@ def _lead(node: Map, spans: list[Span], most: int) -> tuple[Dim, ...]:
     return lead
 
 
-def _element(checker: Checker, node: Map, spans: list[Span], group: Group) -> Scope:
+def _elements(checker: Checker, node: Map, spans: list[Span], group: Group) -> list[Scope]:
     """Check the elements that stand for a group; the first gives the scope for all."""
-    found: Scope | None = None
+    found: list[Scope] = []
     for places in group.samples:
         bound = {span.name: span.at(place) for span, place in zip(spans, places, strict=True)}
         try:
-            scope = checker.body(node.body, bound, tail=tuple(node.emit.values()))
+            found.append(checker.body(node.body, bound, tail=tuple(node.emit.values())))
         except GraphError as error:
             shown_ = ", ".join(f"{name}={shown(value)}" for name, value in bound.items())
             error.detail = f"{error.detail} (in map '{node.id}', at {shown_})"
             raise
-        found = found or scope
-    assert found is not None
     return found
 
 
 def holes_in(graph: SubGraph) -> frozenset[str]:
-    """Names that stand in sites and module paths of a sub-graph, at any depth."""
+    """Names of which the very value counts in planning a sub-graph, at any depth: those in sites and module paths, and
+    those that maps go over."""
     found: set[str] = set()
     for node in all_nodes(graph):
         if isinstance(node, Get | Set):
             found.update(sites.parse(node.site).holes)
         elif isinstance(node, Module):
             found.update(sites.parse(f"{node.path}:output").holes)
+        elif isinstance(node, Map):
+            found.update(ref.id for value in node.over.values() for ref in refs.walk(value))
     return frozenset(found)
 
 
@@ -94,6 +95,8 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     Raises:
         GraphError: the body cannot run, or a carried value changes its kind.
     """
+    if STEP in node.carry:
+        raise BadArgument(f"repeat '{node.id}' counts by the name '{STEP}'; carry the value by another name")
     times = checker.argument(node.n)
     known = _times(node, times, checker.card.limits.max_elements)
     carried = {name: checker.written(value) for name, value in node.carry.items()}
@@ -144,7 +147,7 @@ def _check_carried(node: Repeat, name: str, before: Meta, out: Mapping[str, Meta
 def _check_while(checker: Checker, node: Repeat, scope: Scope) -> None:
     ref = refs.parse(node.while_)
     name = "" if ref is None else ref.id
-    found = scope.out.get(name) if name in scope.out else scope.values.get(name)
+    found = next((known[name] for known in (scope.out, scope.values, checker.values) if name in known), None)
     if isinstance(found, Meta) and found.shape is not None and product(found.shape) != 1:
         raise ShapeError(
             f"repeat '{node.id}' goes on while one value holds; '{node.while_}' is {found}; use all() or any()"
@@ -234,5 +237,10 @@ def _wrt(checker: Checker, node: Grad, arg: JsonValue) -> Meta:
         raise DtypeError(f"grad '{node.id}': '{ref}' is {meta}; only floating values have gradients")
     if ref.output is not None and ref.output.endswith(".lengths"):
         raise UnknownName(f"grad '{node.id}': '{ref}' has no gradient")
+    if (places := checker.places_of(ref.id)) and places[0].place.port == "param":
+        raise BadArgument(
+            f"grad '{node.id}': '{ref.id}' is a weight of the model, which is fixed; ask at what its module takes or "
+            f"returns, or about a copy that only your own operations use, such as mul('${ref.id}', 1)"
+        )
     checker.wrt.add(ref.id)
     return Meta(meta.shape, meta.dtype)

@@ -294,17 +294,24 @@ class ModelCard(Frozen):
         return {module.path: module for module in self.modules}
 
     @cached_property
-    def widest(self) -> tuple[tuple[int, int], ...]:
-        """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
-        events = sorted(
-            (module.output.order[0], _width(leaf))
-            for module in self.modules
-            if module.output is not None
-            for leaf in module.output.leaves
-            if not leaf.engine
+    def leaving(self) -> tuple[tuple[float, int], ...]:
+        """Every tensor that leaves a module, in order: order, and bytes for each row and position."""
+        return tuple(
+            sorted(
+                (order, _width(leaf))
+                for module in self.modules
+                if module.output is not None
+                for order in module.output.order
+                for leaf in module.output.leaves
+                if not leaf.engine
+            )
         )
-        most = accumulate((width for _, width in events), max)
-        return tuple((order, width) for (order, own), width in zip(events, most, strict=True) if own == width)
+
+    @cached_property
+    def widest(self) -> tuple[tuple[float, int], ...]:
+        """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
+        most = accumulate((width for _, width in self.leaving), max)
+        return tuple((order, width) for (order, own), width in zip(self.leaving, most, strict=True) if own == width)
 
     @cached_property
     def children(self) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from telepatch_protocol.checked import Checked, Scope, exact
 from telepatch_protocol.checker import Checker, starred_index
 from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
-from telepatch_protocol.executed import check_kind, check_run_kind
+from telepatch_protocol.executed import check_kind, check_plain, check_run_kind
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
@@ -75,6 +75,7 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
     try:
         for run in all_runs(graph):
             check_run_kind(run)
+            check_plain(run)
         for node in all_nodes(graph):
             count += 1
             check_kind(node)
@@ -83,6 +84,8 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
                     raise BadArgument(
                         f"two nodes have the same id '{name}'; ids are unique in a document", node=node.id
                     )
+            if any(node.id in body.binds for body in bodies_of(node)):
+                raise BadArgument(f"'{node.id}' binds its own id inside; ids are unique in a document", node=node.id)
             taken.add(node.id)
     except GraphError as error:
         raise graph.blame(error, error.node) from None

@@ -18,7 +18,15 @@ from telepatch_protocol.checked import Checked, Scope, Value, places_in
 from telepatch_protocol.closing import check_backward, close, where
 from telepatch_protocol.data import Columns
 from telepatch_protocol.dtypes import is_float
-from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, NotYetSupported, ShapeError, UnknownName
+from telepatch_protocol.errors import (
+    BadArgument,
+    DtypeError,
+    GraphError,
+    NotYetSupported,
+    ShapeError,
+    TooLarge,
+    UnknownName,
+)
 from telepatch_protocol.executed import check_kind, check_run_kind
 from telepatch_protocol.graph import (
     Call,
@@ -75,6 +83,7 @@ class Checker(Lookup):
         self.aligned = aligned
         self.together = together
         self.wrt: set[str] = set()
+        self.planned = 0
         self._backward = False
 
     def run(self, run: Run) -> None:
@@ -116,6 +125,7 @@ class Checker(Lookup):
         Raises:
             GraphError: it cannot run.
         """
+        self._count(graph)
         self.enter(bound)
         try:
             order = self.take(graph.runs, graph.nodes)
@@ -127,6 +137,16 @@ class Checker(Lookup):
             return scope
         finally:
             self.leave()
+
+    def _count(self, graph: SubGraph) -> None:
+        """Refuse more kinds of elements, at all depths together, than can be looked at in a few seconds."""
+        self.planned += 1 + len(graph.nodes)
+        if self.planned > (most := self.card.limits.max_nodes):
+            raise TooLarge(
+                f"elements of this graph's sub-graphs differ in too many ways: more than {most:,} nodes have to be "
+                "planned. Elements differ by the lengths of their inputs and by numbers in sites; use fewer of these, "
+                "or split the graph into several jobs"
+            )
 
     def take(self, runs: Iterable[Run], nodes: Iterable[Node]) -> tuple[Node, ...]:
         """Take in runs and nodes, each after what it needs; gives the nodes in that order.
@@ -188,6 +208,8 @@ class Checker(Lookup):
             return self.outputs(graph)
         finally:
             self._backward = False
+            for one in order:
+                self.values.pop(one.id, None)  # gradients on the way back are there for the body alone
 
     def finish(self, graph: Graph, order: Iterable[Node]) -> Checked:
         """Place everything in forwards and look at what is saved.

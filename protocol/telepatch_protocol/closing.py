@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from telepatch_protocol.causality import Event, Schedule, schedule
 from telepatch_protocol.checked import Scope
 from telepatch_protocol.errors import CausalLoop, TooLarge
-from telepatch_protocol.graph import Get, Grad, Graph, Map, Node, Repeat, Set
+from telepatch_protocol.graph import Get, Grad, Graph, Node, Set
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
@@ -58,7 +58,7 @@ def happens_between(node: Node) -> bool:
     if isinstance(node, Grad):
         return True
     graphs = [body.graph for body in bodies_of(node)]
-    return isinstance(node, Map | Repeat) and any(has_runs(one) or _has_grad(one.nodes) for one in graphs)
+    return any(has_runs(one) or _has_grad(one.nodes) for one in graphs)
 
 
 def _has_grad(nodes: Iterable[Node]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from telepatch_protocol.errors import NotYetSupported
+from telepatch_protocol.errors import BadArgument, NotYetSupported
 from telepatch_protocol.graph import EXECUTED, Node, Run
 
 
@@ -10,6 +10,16 @@ def check_run_kind(run: Run) -> None:
     """Refuse runs that are not executed yet."""
     if run.generate is not None or run.each is not None:
         raise NotYetSupported(f"run '{run.id}' is a generation, which this service does not execute yet", node=run.id)
+
+
+def check_plain(run: Run) -> None:
+    """Refuse inputs whose edits are not in place, which would run as if they had none."""
+    for invoke in run.invokes:
+        if invoke.edits:
+            raise BadArgument(
+                f"invoke '{invoke.id}' has edits, which `telepatch_protocol.expanding` puts in place before a check",
+                node=invoke.id,
+            )
 
 
 def check_kind(node: Node) -> None:

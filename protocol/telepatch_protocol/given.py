@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument
-from telepatch_protocol.graph import Graph, Invoke, Map
-from telepatch_protocol.subgraphs import all_nodes, all_runs
+from telepatch_protocol.graph import Graph, Invoke, Map, SubGraph
+from telepatch_protocol.subgraphs import all_runs, bodies_of
 
 
 def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
     """Each invoke of text, messages or ids with each input that it may take: its own, or every element of the list that
     a map goes over. What is computed, or comes from elsewhere, is left out."""
-    spans = {name: value for node in all_nodes(graph) if isinstance(node, Map) for name, value in node.over.items()}
-    for run in all_runs(graph):
-        for invoke in run.invokes:
-            if invoke.form == "inputs":
-                continue
-            value = {"text": invoke.text, "ids": invoke.ids, "messages": invoke.messages}[invoke.form]
-            name = _name(value)
-            if name in spans:
-                elements = _behind(spans[name], graph, spans)
-                yield from ((invoke, one) for one in (elements if isinstance(elements, list) else []))
-            elif value is not None and (found := _behind(value, graph, {})) is not None:
-                yield invoke, found
+    for invoke, spans in _invokes(graph):
+        if invoke.form == "inputs":
+            continue
+        value = {"text": invoke.text, "ids": invoke.ids, "messages": invoke.messages}[invoke.form]
+        name = _name(value)
+        if name in spans:
+            elements = _behind(spans[name], graph, spans)
+            yield from ((invoke, one) for one in (elements if isinstance(elements, list) else []))
+        elif value is not None and (found := _behind(value, graph, {})) is not None:
+            yield invoke, found
+
+
+def _invokes(graph: Graph) -> Iterator[tuple[Invoke, Mapping[str, JsonValue]]]:
+    """Each invoke, at any depth, with what the maps around it go over."""
+    waiting: list[tuple[Graph | SubGraph, Mapping[str, JsonValue]]] = [(graph, {})]
+    while waiting:
+        scope, spans = waiting.pop()
+        yield from ((invoke, spans) for run in scope.runs for invoke in run.invokes)
+        inner = [
+            (body.graph, {**spans, **node.over} if isinstance(node, Map) else spans)
+            for node in scope.nodes
+            for body in bodies_of(node)
+        ]
+        waiting += reversed(inner)
 
 
 def texts(graph: Graph) -> Iterator[tuple[str, str]]:
@@ -47,7 +59,7 @@ def named(graph: Graph) -> Iterator[tuple[Invoke, str, JsonValue]]:
                     yield invoke, name, found
 
 
-def _behind(value: JsonValue, graph: Graph, spans: dict[str, JsonValue]) -> JsonValue:
+def _behind(value: JsonValue, graph: Graph, spans: Mapping[str, JsonValue]) -> JsonValue:
     """A literal, or the constant behind a name; None for anything else. A name of another map stands for its list."""
     for _ in range(len(spans) + 2):
         name = _name(value)

@@ -37,10 +37,23 @@ Id = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 Arg = JsonValue
 """A JSON literal, a ``"$reference"``, a constant form, or a list of these."""
 
+EditName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+"""Name of an edit, as its author chose it."""
+
 _LINE = re.compile(r"\d{1,9}", re.ASCII)
 
 Index = list[JsonValue]
 """Elements: integers, ``"a:b:c"`` with integers or references, ``"..."``, null for a new axis, lists, references."""
+
+
+class Applied(Frozen):
+    """An edit that an input runs with: one that the document brings along, or that its author has stored.
+
+    An argument is a constant, or a reference to a value where the run stands.
+    """
+
+    name: EditName
+    arguments: dict[Id, Arg] = Field(default_factory=dict)
 
 
 class Invoke(Frozen):
@@ -49,6 +62,7 @@ class Invoke(Frozen):
     A list of texts (or of lists of ids, or of lists of messages) of equal length in tokens gives several leading rows.
     `chat` has settings of the chat template, for messages: ``add_generation_prompt`` (true by default),
     ``continue_final_message``, ``tools``, ``documents``, and whatever else the template reads.
+    `edits` are applied in their order, before what the document itself reads and writes there.
     """
 
     id: Id
@@ -57,6 +71,7 @@ class Invoke(Frozen):
     messages: Arg = None
     inputs: dict[str, Arg] | None = None
     chat: dict[str, JsonValue] | None = None
+    edits: tuple[Applied, ...] = Field(default=(), max_length=16)
 
     @model_validator(mode="after")
     def _one_input(self) -> Invoke:
@@ -303,9 +318,13 @@ class Options(Frozen):
 
 
 class Graph(Frozen):
-    """The whole document; `lines` maps node ids to ``file:line`` of the author's program, for error messages."""
+    """The whole document.
 
-    protocol: tuple[int, int] = PROTOCOL
+    `lines` maps node ids to ``file:line`` of the author's program, for error messages; `edits` are fragments by name,
+    as `telepatch_protocol.fragments.Fragment` has them.
+    """
+
+    protocol: tuple[int, int] = (PROTOCOL[0], 0)
     model: ModelRef
     runs: tuple[Run, ...] = ()
     nodes: tuple[Node, ...] = ()
@@ -313,6 +332,7 @@ class Graph(Frozen):
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     options: Options = Options()
     lines: dict[str, str] = Field(default_factory=dict)
+    edits: dict[EditName, JsonValue] = Field(default_factory=dict)
 
     def to_json(self) -> str:
         """The document as JSON text, defaults left out; `telepatch_protocol.wire.decode` reads it back."""

@@ -94,6 +94,10 @@ class Lookup:
         """Sizes of the innermost scope's invokes."""
         return self.level.inputs
 
+    def places_of(self, name: str) -> tuple[Found, ...]:
+        """Where the site of a node lies, of this scope or one around it; nowhere for what is no site."""
+        return next((level.places[name] for level in reversed(self.levels) if name in level.places), ())
+
     def enter(self, bound: Mapping[str, Value]) -> None:
         """Begin a sub-graph in which `bound` names stand for something."""
         if len(self.levels) > MAX_DEPTH:

@@ -14,18 +14,25 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.graph import Map, Node
+from telepatch_protocol.graph import Grad, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.subgraphs import all_nodes
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
 
+KEPT_FOR_GRADIENTS = 2
+"""How many bytes PyTorch's graph keeps of a forward for each byte that leaves a module; some stay inside modules."""
+
 ROWS_IN_FLIGHT = 256
 TOKENS_IN_FLIGHT = 16_384
 """How much of a map runs at once at the most: rows, and positions of all rows."""
+
+MAX_EVALUATIONS = 10_000_000
+"""How many nodes a job may evaluate, each as often as loops do: more would take hours, whatever they are."""
 
 
 def price(checked: Checked, card: ModelCard) -> Price:
@@ -39,8 +46,15 @@ def price(checked: Checked, card: ModelCard) -> Price:
         TooLarge: over one of the card's limits; the message has both numbers.
     """
     kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
-    cost = _cost(checked.scope, kept, card)
+    graphs = any(isinstance(node, Grad) for node in all_nodes(checked.graph))
+    cost = _cost(checked.scope, kept, card, graphs)
     _within(card, "rows", cost.widest, card.limits.max_rows)
+    if cost.nodes > MAX_EVALUATIONS:
+        raise TooLarge(
+            f"the job evaluates up to {cost.nodes:,} nodes, each as often as maps and repeats do; at most "
+            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as {card.limits.max_elements:,} times: "
+            "give n as a number and end it with 'while'"
+        )
     found = Price(
         rows=cost.rows,
         tokens=cost.tokens,
@@ -56,7 +70,7 @@ def price(checked: Checked, card: ModelCard) -> Price:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What a scope costs with all that is in it; `widest` are the rows that run outside of maps."""
+    """What a scope costs with all that is in it; `widest`: rows outside of maps, `nodes`: evaluations."""
 
     rows: int
     tokens: int
@@ -64,6 +78,7 @@ class _Cost:
     peak: int
     flops: float
     widest: int
+    nodes: int
 
 
 def _within(card: ModelCard, what: str, have: int, most: int) -> None:
@@ -74,17 +89,20 @@ def _within(card: ModelCard, what: str, have: int, most: int) -> None:
         )
 
 
-def _cost(scope: Scope, kept: set[str], card: ModelCard) -> _Cost:
+def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool) -> _Cost:
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
     rows = sum(_rows(one, scope) for one in passes)
-    activations = max((_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)), default=0)
-    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows)
+    alive = [_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)]
+    activations = max(alive, default=0)
+    if graphs:  # of all forwards, since values keep them
+        activations += sum(_graph(one, count, card) for one, count in zip(passes, tokens, strict=True))
+    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
         for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
             for key, body in scope.bodies.get(name, {}).items():
-                one = _cost(body, set(), card)
+                one = _cost(body, set(), card, graphs)
                 found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
     return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
@@ -100,6 +118,7 @@ def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, in
         peak=0,
         flops=total.flops + one.flops * count,
         widest=max(total.widest, one.widest),
+        nodes=total.nodes + one.nodes * count,
     )
     return found, one.peak * at_once
 
@@ -124,6 +143,12 @@ def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     """Bytes of the widest activation up to where the forward stops."""
     place = bisect_right(card.widest, one.stop, key=lambda event: event[0])
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
+
+
+def _graph(one: Pass, tokens: int, card: ModelCard) -> int:
+    """Bytes that a forward leaves behind for gradients, from the first place at which something depends on a value."""
+    first = min((event.order for event in one.events if event.tracked or event.writes), default=one.stop)
+    return tokens * KEPT_FOR_GRADIENTS * sum(width for order, width in card.leaving if first <= order <= one.stop)
 
 
 def _peak(scope: Scope, kept: set[str], inside: dict[str, int]) -> int:

@@ -20,10 +20,17 @@ LENGTHS = "lengths"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a group of elements gives: outputs by name, and how many elements there are."""
+    """What a group of elements gives.
+
+    Attributes:
+        out: outputs by name, as an element that stands for the group has them.
+        count: how many elements there are.
+        first: whether it is the first that stands for its group; others show whether its elements are alike.
+    """
 
     out: Mapping[str, Meta]
     count: int
+    first: bool = True
 
 
 def reduced(node: Map, parts: list[Part], lead: Shape) -> dict[str, Meta]:
@@ -38,10 +45,11 @@ def reduced(node: Map, parts: list[Part], lead: Shape) -> dict[str, Meta]:
         raise BadArgument(f"map '{node.id}' reduces '{unknown[0]}', which is no output; there are: {', '.join(names)}")
     found: dict[str, Meta] = {}
     for name in names:
-        metas = [(part.out[name], part.count) for part in parts]
+        metas = [(part.out[name], part.count) for part in _telling(parts, name)]
         how = node.reduce.get(name, "stack")
         if how == "cat":
-            found[name] = _joined(node, name, metas, lead)
+            alike = all(part.first for part in _telling(parts, name))
+            found[name] = _joined(node, name, metas, lead, alike)
             found[f"{name}.{LENGTHS}"] = Meta((product(lead),), "int64")
             continue
         shape = _common(node, name, how, [meta for meta, _ in metas])
@@ -50,8 +58,25 @@ def reduced(node: Map, parts: list[Part], lead: Shape) -> dict[str, Meta]:
             found[name] = Meta(None if shape is None else (*lead, *shape), dtype)
         else:
             found[name] = Meta(shape, _folded(node, name, how, dtype))
-    if "weighted" in node.reduce.values() and WEIGHT not in names:
-        raise BadArgument(f"map '{node.id}' weighs an output, but its body has no output '{WEIGHT}' to weigh by")
+    if "weighted" in node.reduce.values():
+        _check_weight(node, [part.out.get(WEIGHT) for part in parts])
+    return found
+
+
+def _check_weight(node: Map, weights: list[Meta | None]) -> None:
+    for weight in weights:
+        if weight is None:
+            raise BadArgument(f"map '{node.id}' weighs an output, but its body has no output '{WEIGHT}' to weigh by")
+        if weight.shape is not None and isinstance(count := product(weight.shape), int) and count != 1:
+            raise ShapeError(f"map '{node.id}': the weight of an element is one number; found {weight}")
+
+
+def _telling(parts: list[Part], name: str) -> list[Part]:
+    """The parts without those that give the same as the one before them in their group."""
+    found: list[Part] = []
+    for part in parts:
+        if part.first or part.out[name] != found[-1].out[name]:
+            found.append(part)
     return found
 
 
@@ -72,8 +97,8 @@ def _common(node: Map, name: str, how: str, metas: list[Meta]) -> Shape | None:
     return tuple(next((dim for dim in axis if isinstance(dim, int)), axis[0]) for axis in dims)
 
 
-def _joined(node: Map, name: str, metas: list[tuple[Meta, int]], lead: Shape) -> Meta:
-    """One below the other along the first axis."""
+def _joined(node: Map, name: str, metas: list[tuple[Meta, int]], lead: Shape, alike: bool) -> Meta:
+    """One below the other along the first axis; of groups whose elements differ in length, no more than is told."""
     first = metas[0][0]
     if any(meta.shape is None for meta, _ in metas):
         return Meta(None, first.dtype)
@@ -84,7 +109,7 @@ def _joined(node: Map, name: str, metas: list[tuple[Meta, int]], lead: Shape) ->
     total: Dim = 0
     for shape, (_, count) in zip(shapes, metas, strict=True):
         total = total + shape[0] * count
-    known = all(isinstance(dim, int) for dim in (*lead, *(shape[0] for shape in shapes)))
+    known = alike and all(isinstance(dim, int) for dim in (*lead, *(shape[0] for shape in shapes)))
     return Meta((total if known else Size.unknown(total), *(rest or ())), first.dtype)
 
 

@@ -11,7 +11,7 @@ from telepatch_protocol.data import Column
 from telepatch_protocol.errors import BadArgument, ShapeError
 from telepatch_protocol.literals import list_meta
 from telepatch_protocol.meta import Meta, shown
-from telepatch_protocol.sizes import Dim, Size
+from telepatch_protocol.sizes import Dim, Size, most
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ def span_of(name: str, found: object) -> Span:
             return Span(name, Size.unknown(), None, Meta(None, found.dtype))
         if not found.shape:
             raise ShapeError(f"'{name}' goes over the first axis of a value; {found} has no axes")
+        if found.shape[0] == 0:
+            raise ShapeError(f"'{name}' goes over the first axis of a value; {found} has no elements")
         return Span(name, found.shape[0], None, Meta(found.shape[1:], found.dtype))
     if isinstance(found, Column):
         row = found.row(Size.unknown(found.longest or 1))
@@ -71,20 +73,23 @@ def key_of(value: object, *, hole: bool, lengths: Mapping[str, int]) -> object:
 
     Args:
         value: the element: a number, a text, a list; or anything else, which has no say.
-        hole: whether it stands in a site.
+        hole: whether it stands in a site, or a map inside goes over it.
         lengths: numbers of tokens of texts.
     """
     if hole:
-        return value
+        return value if type(value) is int else (type(value).__name__, str(value))
+    if isinstance(value, bool | int | float):
+        return type(value).__name__  # the dtype of what it stands for
     if isinstance(value, str):
         return (1, lengths.get(value))
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return (len(value), lengths.get(str(value[0])))
     if isinstance(value, list):
         try:
-            return list_meta(value).shape
+            found = list_meta(value)
         except BadArgument:
             return str(value)  # chat messages, each of its own length
+        return found.shape, found.dtype
     return None
 
 
@@ -118,18 +123,20 @@ def groups(
     Args:
         spans: what its names go over.
         grid: whether it takes every combination.
-        holes: names that stand in sites.
+        holes: names that stand in sites, or that maps inside go over.
         lengths: numbers of tokens of texts.
         unknown: the most elements that a span of unknown length is taken to have.
     """
-    counts = [span.count if isinstance(span.count, int) else unknown for span in spans]
+    counts = [
+        span.count if isinstance(span.count, int) else min(unknown, most(span.count) or unknown) for span in spans
+    ]
     keys = [
         None
         if span.literals is None
         else [key_of(one, hole=span.name in holes, lengths=lengths) for one in span.literals]
         for span in spans
     ]
-    return _of_grid(spans, counts, keys) if grid else _of_rows(spans, counts[0], keys)
+    return _of_grid(spans, counts, keys) if grid else _of_rows(spans, min(counts), keys)
 
 
 _Keys = Sequence[list[object] | None]

@@ -85,6 +85,11 @@ def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
             yield from body.graph.runs
 
 
+def has_bodies(graph: Graph | SubGraph) -> bool:
+    """Whether any node of it carries sub-graphs."""
+    return any(bodies_of(node) for node in graph.nodes)
+
+
 def has_runs(graph: SubGraph) -> bool:
     """Whether evaluating it takes forwards."""
     return next(all_runs(graph), None) is not None

@@ -11,8 +11,10 @@ from typing import NoReturn
 from pydantic import JsonValue, ValidationError
 
 from telepatch_protocol import PROTOCOL
-from telepatch_protocol.errors import ProtocolError, VersionError
+from telepatch_protocol.errors import GraphError, ProtocolError, TooLarge, VersionError
+from telepatch_protocol.fragments import MAX_BYTES, Fragment, check_form
 from telepatch_protocol.graph import KINDS, Graph, place_in
+from telepatch_protocol.versions import check_label
 
 MAX_DOCUMENT = 64 * 2**20
 """Bytes that one document may take."""
@@ -59,9 +61,62 @@ def from_dict(found: JsonValue) -> Graph:
         raise ProtocolError("a document is a JSON object with protocol, model, runs, nodes and saves")
     _check_version(found.get("protocol"))
     try:
-        return Graph.model_validate(found)
+        graph = Graph.model_validate(found)
     except ValidationError as error:
         raise _explain(error, found) from None
+    check_label(graph)
+    edits_of(graph)
+    return graph
+
+
+def decode_edit(data: bytes | str) -> Fragment:
+    """Read an edit.
+
+    Raises:
+        GraphError: as `decode`, and for what no edit can be.
+    """
+    if len(data) > MAX_BYTES:
+        raise TooLarge(
+            f"the edit has {len(data):,} bytes; an edit has at most {MAX_BYTES:,}. Tensors in it are uploads, or "
+            "results of jobs"
+        )
+    return edit_from_dict(read_json(data))
+
+
+def edit_from_dict(found: JsonValue) -> Fragment:
+    """Read an edit from JSON values.
+
+    Raises:
+        GraphError: as `decode_edit`.
+    """
+    if not isinstance(found, dict):
+        raise ProtocolError("an edit is a JSON object with protocol, model, arguments, nodes and constants")
+    for name, what in (("runs", "runs nothing"), ("saves", "saves nothing")):
+        if name in found:
+            raise ProtocolError(f"an edit {what}, and has no '{name}'; the trace does that to which it is applied")
+    _check_version(found.get("protocol"))
+    try:
+        fragment = Fragment.model_validate(found)
+    except ValidationError as error:
+        raise _explain(error, found) from None
+    check_form(fragment)
+    return fragment
+
+
+def edits_of(graph: Graph) -> dict[str, Fragment]:
+    """The edits that a graph brings along.
+
+    Raises:
+        GraphError: one is none; it is named.
+    """
+    found = {}
+    for name, one in graph.edits.items():
+        try:
+            found[name] = edit_from_dict(one)
+        except GraphError as error:
+            error.detail = f"edit '{name}': {error.detail}"
+            raise
+    return found
 
 
 def _check_version(version: JsonValue) -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pydantic import JsonValue
-
 from telepatch_broker.data import Stored, Uploads
+from telepatch_broker.edits import Edits
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.keys import check_id
 from telepatch_broker.lane import Lane
@@ -24,15 +23,18 @@ from telepatch_protocol.errors import (
     TelepatchError,
     UnknownName,
 )
+from telepatch_protocol.expanding import Expanded
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import JobSpec, JobStatus, SavedMeta
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.subgraphs import has_bodies
 from telepatch_protocol.wire import from_dict
 from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
+from telepatch_server.edits import Found, lost_results, placed_edits, quiet, refuse_lost, stored_edits
 from telepatch_server.prompts import check_ids, has_messages, tokens_of
 from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
@@ -42,12 +44,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Draft:
-    """A job whose document has the right form, with its own constants merged in."""
+    """A job whose document has the right form, with its own constants merged in and its edits in place."""
 
     id: str
-    graph: Graph
+    expanded: Expanded
     document: bytes
     uses: Uses
+
+    @property
+    def graph(self) -> Graph:
+        """What is checked and run."""
+        return self.expanded.graph
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,9 @@ class Admitted:
 Verdict = Admitted | TelepatchError
 
 
-async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lane, uploads: Uploads) -> list[Verdict]:
+async def admit(
+    received: Received, person: str, catalogue: Catalogue, lane: Lane, uploads: Uploads, edits: Edits
+) -> list[Verdict]:
     """Decide about every job of a submission, in order.
 
     Args:
@@ -70,24 +79,40 @@ async def admit(received: Received, person: str, catalogue: Catalogue, lane: Lan
         catalogue: cards and tokenizers.
         lane: knows earlier jobs.
         uploads: knows the data that graphs name.
+        edits: knows the edits that graphs apply.
     """
-    drafts = await aside(received.large, lambda: draft_all(received))
-    models = await _models(drafts, catalogue)
+    graphs = await aside(received.large, lambda: decode_all(received))
+    models = await _models(graphs, catalogue)
+    stored = await stored_edits(graphs, person, edits)
+    drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored))
     earlier = await _earlier(drafts, person, lane)
+    placed = [draft.expanded for draft in drafts if isinstance(draft, Draft)]
+    earlier |= await lost_results(placed, person, lane)
     data = await _data(drafts, person, uploads)
-    # A chat template may take a while, and others need not wait for it.
-    large = received.large or any(isinstance(draft, Draft) and has_messages(draft.graph) for draft in drafts)
+    # A chat template may take a while, and so may a map of many kinds of elements; others need not wait for it.
+    known = [draft.graph for draft in drafts if isinstance(draft, Draft)]
+    large = received.large or any(has_messages(one) or has_bodies(one) for one in known)
     return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
 
 
-def draft_all(received: Received) -> list[Draft | TelepatchError]:
-    """Decode every document once, and merge each job's constants into its own."""
+def decode_all(received: Received) -> list[Graph | TelepatchError]:
+    """Decode every document once."""
     documents = received.submission.documents
-    graphs = [_attempt(lambda document=document: from_dict(document)) for document in documents]  # type: ignore[misc]
+    return [_attempt(lambda document=document: from_dict(document)) for document in documents]  # type: ignore[misc]
+
+
+def draft_all(
+    received: Received,
+    graphs: list[Graph | TelepatchError],
+    models: Mapping[str, Model | TelepatchError],
+    stored: Found,
+) -> list[Draft | TelepatchError]:
+    """Put the edits of every document in place once, and merge each job's constants into its own."""
+    placed = [_attempt(lambda graph=graph: placed_edits(graph, models, stored)) for graph in graphs]  # type: ignore[misc]
     drafts: list[Draft | TelepatchError] = []
     taken: set[str] = set()
     for spec in received.submission.jobs:
-        drafts.append(_attempt(lambda spec=spec: _draft(spec, documents, graphs, taken)))  # type: ignore[misc]
+        drafts.append(_attempt(lambda spec=spec: _draft(spec, received, graphs, placed, taken)))  # type: ignore[misc]
         taken.add(spec.id)
     return drafts
 
@@ -137,7 +162,14 @@ class Admission:
         return [self._verdicts[draft.id] if isinstance(draft, Draft) else draft for draft in drafts]
 
     def _decide(self, draft: Draft) -> Admitted:
+        try:
+            return self._admitted(draft)
+        except TelepatchError as error:
+            raise draft.expanded.explain(error) from None
+
+    def _admitted(self, draft: Draft) -> Admitted:
         graph = draft.graph
+        refuse_lost(draft.expanded, self._earlier, self._data)
         for parent, source in draft.uses.parents.items():
             self._check_parent(parent, source)
         data = {digest: self._upload(digest, source) for digest, source in draft.uses.data.items()}
@@ -147,7 +179,7 @@ class Admission:
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
         refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
-        checked = check(
+        found = check(
             graph,
             model.card,
             lengths={text: len(ids) for text, ids in tokens.items()},
@@ -155,6 +187,7 @@ class Admission:
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
             data={digest: stored.upload.columns for digest, stored in data.items() if stored.upload.columns},
         )
+        checked = quiet(found, draft.expanded)
         return Admitted(self._new_job(draft, checked, model, tokens), checked)
 
     def _new_job(self, draft: Draft, checked: Checked, model: Model, tokens: Mapping[str, list[int]]) -> NewJob:
@@ -215,7 +248,7 @@ class Admission:
         if isinstance(verdict, Admitted):
             found = dict(verdict.checked.saves)
         elif isinstance(earlier, JobStatus):
-            found = {saved: _meta(meta) for saved, meta in earlier.saves.items()}
+            found = {saved: known_meta(meta) for saved, meta in earlier.saves.items()}
         if name not in found:
             known = ", ".join(found) or "nothing"
             raise UnknownName(
@@ -229,29 +262,39 @@ class Admission:
 
 
 def _draft(
-    spec: JobSpec, documents: tuple[dict[str, JsonValue], ...], graphs: list[Graph | TelepatchError], taken: set[str]
+    spec: JobSpec,
+    received: Received,
+    graphs: list[Graph | TelepatchError],
+    placed: list[Expanded | TelepatchError | None],
+    taken: set[str],
 ) -> Draft:
+    documents = received.submission.documents
     check_id(spec.id)
     if spec.id in taken:
         raise BadArgument(f"two jobs of one submission have the id {spec.id}; each needs its own")
     if not 0 <= spec.document < len(documents):
         raise BadArgument(f"job {spec.id} is of document {spec.document}; there are {len(documents)}, counted from 0")
-    graph, document = graphs[spec.document], documents[spec.document]
-    if isinstance(graph, TelepatchError):
-        raise graph
-    if unknown := sorted(spec.constants.keys() - graph.constants.keys()):
-        known = ", ".join(graph.constants) or "none"
+    written, document = graphs[spec.document], documents[spec.document]
+    if isinstance(written, TelepatchError):
+        raise written
+    if unknown := sorted(spec.constants.keys() - written.constants.keys()):
+        known = ", ".join(written.constants) or "none"
         raise UnknownName(f"job {spec.id} sets the constant '{unknown[0]}'; its document has: {known}")
+    expanded = placed[spec.document] or Expanded(written)
+    if isinstance(expanded, TelepatchError):
+        raise expanded
+    if expanded.graph is not written:
+        document = expanded.graph.to_dict()
     if spec.constants:
-        constants = graph.constants | spec.constants
-        graph = graph.model_copy(update={"constants": constants})
+        constants = expanded.graph.constants | spec.constants
+        expanded = replace(expanded, graph=expanded.graph.model_copy(update={"constants": constants}))
         document = document | {"constants": constants}
-    return Draft(spec.id, graph, json.dumps(document, separators=(",", ":")).encode(), uses_of(graph))
+    return Draft(spec.id, expanded, json.dumps(document, separators=(",", ":")).encode(), uses_of(expanded.graph))
 
 
-async def _models(drafts: list[Draft | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:
+async def _models(graphs: list[Graph | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:
     found: dict[str, Model | TelepatchError] = {}
-    for id in {draft.graph.model.id for draft in drafts if isinstance(draft, Draft)}:
+    for id in {graph.model.id for graph in graphs if isinstance(graph, Graph)}:
         try:
             found[id] = await catalogue.model(id)
         except TelepatchError as error:
@@ -305,7 +348,8 @@ def _circle(draft: Draft) -> CausalLoop:
     )
 
 
-def _meta(saved: SavedMeta) -> Meta:
+def known_meta(saved: SavedMeta) -> Meta:
+    """What is known of a value that another job saves or will save."""
     shape = None if saved.shape is None else tuple(Size.unknown() if dim is None else dim for dim in saved.shape)
     return Meta(shape, saved.dtype)
 

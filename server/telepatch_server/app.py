@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
 from telepatch_protocol.card import Frozen
+from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
 from telepatch_server import problems
 from telepatch_server.auth import key_ring
@@ -20,11 +21,11 @@ from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import data, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import data, edits, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
-ROUTERS = tuple(part.router for part in (jobs, events, results, data, models, words, me, worker_blobs, health))
+ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
 
 
 class Problem(Frozen):
@@ -105,7 +106,9 @@ def _documented(app: FastAPI) -> FastAPI:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schemas = plain().setdefault("components", {}).setdefault("schemas", {})
-            for name, schema in _schemas((Problem, Submission, results.Wanted, words.Tokenize, words.Detokenize)):
+            for name, schema in _schemas(
+                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize)
+            ):
                 schemas.setdefault(name, schema)
         assert app.openapi_schema is not None
         return app.openapi_schema

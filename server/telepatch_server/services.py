@@ -12,6 +12,7 @@ from fastapi import Request
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
 from telepatch_broker.connection import check, connect
 from telepatch_broker.data import Uploads
+from telepatch_broker.edits import Edits
 from telepatch_broker.events import EventHub, EventLog
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
@@ -31,6 +32,7 @@ class Services:
         keys: None when it asks for none.
         lane: where jobs are queued.
         uploads: what people sent for their jobs.
+        edits: what people stored to apply it in their jobs.
         blobs: where large results are.
         registry: which models and workers there are.
         catalogue: their cards and tokenizers, kept ready.
@@ -44,6 +46,7 @@ class Services:
     keys: KeyRing | None
     lane: Lane
     uploads: Uploads
+    edits: Edits
     blobs: Blobs
     registry: Registry
     catalogue: Catalogue
@@ -76,7 +79,8 @@ async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) ->
         await check_shared(blobs, client)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
-            yield Services(settings, keys, lane, uploads, blobs, registry, catalogue, EventLog(client), hub, metrics)
+            log, edits = EventLog(client), Edits(client)
+            yield Services(settings, keys, lane, uploads, edits, blobs, registry, catalogue, log, hub, metrics)
     finally:
         await client.aclose()
 

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ def test_the_readmes_curl_gives_five_tokens(demo_url: str):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
-    (document,) = blocks("docs/protocol.md", "json")
+    document, *_ = blocks("docs/protocol.md", "json")
     (tmp_path / "graph.json").write_text(document)
     (command,) = blocks("docs/protocol.md", "sh")
     done = subprocess.run(
@@ -70,3 +71,21 @@ def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
     (job,) = json.loads(done.stdout)["jobs"]
     assert job["state"] == "completed"
     assert set(job["values"]) == {"ids", "values"}
+
+
+WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None}
+"""What the protocol's worked examples save, with shapes where they do not depend on the model."""
+
+
+def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
+    _, *documents = blocks("docs/protocol.md", "json")
+    saved = {}
+    for document in documents:
+        answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
+        (job,) = answer.json()["jobs"]
+        assert job["state"] == "completed", job
+        assert "values" in job, f"too much to stand in the answer: {list(json.loads(document)['saves'])}"
+        saved |= job["values"]
+    assert set(saved) == set(WORKED)
+    for name, shape in WORKED.items():
+        assert shape is None or saved[name]["shape"] == shape

@@ -123,3 +123,59 @@ def test_a_chain_of_many_invokes_is_planned_without_recursion():
         events += [write(f"w{number}", f"i{number}", 1), read(f"r{number}", f"i{number}", 5)]
         needs |= {f"w{number}": [f"r{number - 1}"] if number else [], f"r{number}": []}
     assert [one.invokes for one in schedule(events, needs).passes] == [(f"i{number}",) for number in range(40)]
+
+
+def tracked(node: str, invoke: str, order: int) -> Event:
+    return Event(node, invoke, order, False, 0, True)
+
+
+def test_what_happens_between_forwards_feeds_the_next_one_only():
+    events = [read("h", "a", 1), write("w", "a", 8), read("out", "a", 9)]
+    needs = {"h": [], "g": ["h"], "w": ["g"], "out": []}
+    assert shape(schedule(events, needs)) == [(("a",), "h w out")]
+    assert shape(schedule(events, needs, between=["g"])) == [(("a",), "h"), (("a",), "w out")]
+
+
+def test_what_needs_no_forward_happens_before_the_first():
+    events = [write("w", "a", 1), read("out", "a", 9)]
+    assert shape(schedule(events, {"g": [], "w": ["g"], "out": []}, between=["g"])) == [(("a",), "w out")]
+
+
+def test_nodes_between_forwards_may_need_each_other():
+    events = [read("h", "a", 1), read("out", "b", 9), write("w", "b", 2)]
+    needs = {"h": [], "two": ["one"], "one": ["h"], "w": ["two"], "out": []}
+    plan = schedule(events, needs, between=["two", "one"])
+    assert shape(plan) == [(("a",), "h"), (("b",), "w out")]
+
+
+def test_an_input_that_is_computed_runs_once_it_is_known():
+    events = [read("z", "a", 9), read("y", "b", 9)]
+    needs = {"z": [], "ids": ["z"], "y": []}
+    plan = schedule(events, needs, starts={"b": ["ids"]})
+    assert shape(plan) == [(("a",), "z"), (("b",), "y")]
+
+
+def test_an_input_computed_from_its_own_run_is_a_causal_loop():
+    with pytest.raises(CausalLoop, match="input of invoke 'a' needs the value of 'ids'") as caught:
+        schedule([read("z", "a", 9)], {"z": [], "ids": ["z"]}, starts={"a": ["ids"]})
+    assert (caught.value.node, caught.value.parent) == ("a", "ids")
+
+
+def test_a_tracked_read_comes_by_again_in_every_forward_of_its_input_before_what_that_reads():
+    events = [tracked("h", "a", 1), read("mid", "a", 3), write("w", "a", 5), read("out", "a", 9)]
+    plan = schedule(events, {"h": [], "mid": [], "g": ["mid", "h"], "w": ["g"], "out": []}, between=["g"])
+    assert shape(plan) == [(("a",), "h mid"), (("a",), "h w out")]
+    assert [event.again for event in plan.passes[1].events] == [True, False, False]
+
+
+def test_a_tracked_read_after_the_last_one_that_counts_need_not_come_by_again():
+    events = [tracked("h", "a", 8), write("w", "b", 1), read("out", "b", 9), tracked("late", "b", 10)]
+    plan = schedule(events, {"h": [], "w": ["h"], "out": [], "late": []})
+    assert shape(plan) == [(("a",), "h"), (("b",), "w out late")]
+    assert not any(event.again for one in plan.passes for event in one.events)
+
+
+def test_a_read_that_is_not_tracked_happens_once():
+    events = [read("h", "a", 1), read("mid", "a", 3), write("w", "a", 5), read("out", "a", 9)]
+    plan = schedule(events, {"h": [], "mid": [], "g": ["mid"], "w": ["g"], "out": []}, between=["g"])
+    assert shape(plan) == [(("a",), "h mid"), (("a",), "w out")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from telepatch_protocol.card import ModelCard
@@ -10,6 +12,7 @@ from telepatch_protocol.errors import TooLarge
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
+from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 
 
@@ -54,3 +57,93 @@ def test_a_job_over_a_limit_is_refused_with_both_numbers(card: ModelCard):
             {"z": "$z", "y": "$y"},
             {"a": Input(600, 2), "b": Input(600, 2)},
         )
+
+
+def test_gradients_cost_what_they_keep_of_the_forward(card: ModelCard):
+    """From the first layer of which a gradient is asked to the place of the number, everything is kept."""
+
+    def peak(layer: int, *more: dict) -> int:
+        nodes = [get("h", f"blocks.{layer}:resid_post", "a"), get("z", "head:output", "a")]
+        total = {"kind": "call", "id": "sum", "op": "sum", "args": ["$z"]}
+        return priced(card, [*nodes, total, *more], {"s": "$sum"}, {"a": Input(1, 10)}).peak_bytes
+
+    grad = {"kind": "grad", "id": "g", "of": "$sum", "wrt": ["$h"]}
+    assert peak(0) < peak(3, grad) < peak(0, grad)
+
+
+def of(card: ModelCard, *nodes: dict, saves: str, **constants: object) -> Price:
+    document = {"model": {"id": "tiny"}, "nodes": nodes, "saves": {"v": saves}, "constants": constants}
+    return price(check(Graph.model_validate(document), card, attachment={"t": Meta((4, 8), "float32")}), card)
+
+
+def reading(ids: object, length: int = 5) -> dict:
+    run = {"id": "rr", "invokes": [{"id": "x", "ids": ids}]}
+    return {"runs": [run], "nodes": [get("z", "head:output", "x") | {"index": [0, -1]}], "out": {"v": "$z"}}
+
+
+def over(body: dict, id_: str = "m", **names: object) -> dict:
+    return {"kind": "map", "id": id_, "over": names, "body": body}
+
+
+def repeat(n: object, body: dict, id_: str = "r", **more: object) -> dict:
+    return {"kind": "repeat", "id": id_, "n": n, "body": body, **more}
+
+
+def test_a_map_costs_as_much_as_all_its_elements_and_runs_them_together(card: ModelCard):
+    found = of(card, over(reading("$p"), p=[[1] * 5] * 300), saves="$m.v")
+    assert (found.rows, found.tokens) == (300, 1500)
+    assert found.passes == 2  # 256 rows at once
+    assert found.saved_bytes == 300 * 100 * 4
+
+
+def test_elements_of_different_lengths_cost_what_each_has(card: ModelCard):
+    assert of(card, over(reading("$p"), p=[[1], [1, 2, 3], [4]]), saves="$m.v").tokens == 5
+
+
+def test_a_repeat_costs_its_body_as_often_as_it_runs_one_after_the_other(card: ModelCard):
+    once, often = (of(card, repeat(n, reading([1, 2])), saves="$r.v") for n in (1, 50))
+    assert (often.rows, often.tokens, often.passes) == (50, 100, 50)
+    assert often.flops == 50 * once.flops
+    assert often.peak_bytes - once.peak_bytes == 49 * 100 * 4  # the stacked outputs, and nothing of each time
+
+
+def test_maps_and_repeats_inside_each_other_multiply(card: ModelCard):
+    inner = over(reading("$p"), "inner", p=[[1, 2]] * 3)
+    found = of(card, repeat(7, {"nodes": [inner], "out": {"v": "$inner.v"}}), saves="$r.v")
+    assert (found.rows, found.tokens, found.passes) == (21, 42, 7)
+
+
+def test_both_branches_of_a_choice_are_priced_and_the_larger_counts_for_memory(card: ModelCard):
+    def branch(name: str, size: int) -> dict:
+        wide = {"kind": "call", "id": name, "op": "zeros", "args": [[size]]}
+        return {
+            "nodes": [wide, {"kind": "call", "id": f"{name}s", "op": "sum", "args": [f"${name}"]}],
+            "out": {"value": f"${name}s"},
+        }
+
+    small, large = branch("a", 10), branch("b", 10_000)
+    found = of(card, {"kind": "cond", "id": "c", "if": True, "then": small, "else": large}, saves="$c")
+    assert 40_000 <= found.peak_bytes < 41_000
+
+
+def test_loops_that_would_never_end_are_refused_before_they_run(card: ModelCard):
+    body: dict = {"nodes": [{"kind": "call", "id": "n", "op": "neg", "args": [1.0]}], "out": {"v": "$n"}}
+    for depth in range(3):
+        body = {"nodes": [repeat(100_000, body, f"r{depth}")], "out": {"v": f"$r{depth}.v"}}
+    began = time.perf_counter()
+    with pytest.raises(TooLarge, match="nodes, each as often as maps and repeats do"):
+        of(
+            card.model_copy(update={"limits": card.limits.model_copy(update={"max_bytes": 2**62})}),
+            *body["nodes"],
+            saves="$r2.v",
+        )
+    assert time.perf_counter() - began < 1
+
+
+def test_long_repeats_that_do_little_are_no_trouble(card: ModelCard):
+    body = {"nodes": [{"kind": "call", "id": "n", "op": "neg", "args": ["$y"]}], "out": {"y": "$n"}}
+    assert of(card, repeat(100_000, body, carry={"y": 1.0}), saves="$r.y").passes == 0
+
+
+def test_a_map_of_as_many_rows_as_there_may_be_elements_is_no_single_run_of_too_many_rows(card: ModelCard):
+    assert of(card, over(reading("$p"), p=[[1]] * 5000), saves="$m.v").rows == 5000

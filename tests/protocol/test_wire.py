@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from telepatch_protocol import PROTOCOL, wire
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
+from telepatch_protocol.data import Column, Columns
 from telepatch_protocol.errors import NotYetSupported, ProtocolError, TelepatchError, VersionError
 from telepatch_protocol.graph import EXECUTED, KINDS, Graph
 
@@ -52,6 +53,14 @@ def test_a_golden_file_survives_the_wire_unchanged(file: Path):
     graph = wire.decode(file.read_bytes())
     assert json.loads(graph.to_json()) == json.loads(file.read_text())
     assert wire.decode(graph.to_json()) == graph
+
+
+@pytest.mark.parametrize("name", ["map_nested", "map_data", "grad_edit", "input_computed"])
+def test_a_golden_file_of_a_kind_in_company_passes_the_check(name: str, card: ModelCard):
+    prompts = Column(kind="ragged", rows=4, dtype="int64", longest=9)
+    labels = Column(kind="tensor", rows=4, dtype="int64")
+    data = {"ab" * 32: Columns({"prompts": prompts, "labels": labels})}
+    assert set(check(golden(name), card, data=data).saves) == set(golden(name).saves)
 
 
 @pytest.mark.parametrize("name", sorted(RUN_HERE))

@@ -86,6 +86,13 @@ def test_answers_are_what_openapi_says(
     check(http.put(f"/v1/data/{digest}", content=b"x" * 9), "/v1/data/{sha256}")
     check(http.get(f"/v1/data/{digest}"), "/v1/data/{sha256}")
     check(http.get("/v1/data"), "/v1/data")
+    edit = {"protocol": [1, 1], "model": {"id": "tiny"}, "nodes": []}
+    edit["nodes"] = [{"kind": "set", "id": "w", "site": "blocks.1:resid_post", "value": 0}]
+    check(http.put("/v1/edits/zero", json=edit), "/v1/edits/{name}")
+    check(http.put("/v1/edits/zero", json=edit), "/v1/edits/{name}")
+    check(http.put("/v1/edits/none", json=edit | {"nodes": []}), "/v1/edits/{name}")
+    check(http.get("/v1/edits/zero"), "/v1/edits/{name}")
+    check(http.get("/v1/edits"), "/v1/edits")
     check(http.post("/v1/tokenize", json={"model": "tiny", "text": "a"}), "/v1/tokenize")
     check(http.post("/v1/detokenize", json={"model": "tiny", "ids": [1]}), "/v1/detokenize")
     check(http.delete(f"/v1/jobs/{id}"), "/v1/jobs/{id}")

@@ -240,6 +240,16 @@ def test_maps_nest(gpt2, build, saved):
             torch.testing.assert_close(found[row, column], saved(gpt2, one)["z"], rtol=1e-5, atol=1e-5)
 
 
+def test_a_map_goes_over_the_lists_that_the_map_around_it_goes_over(gpt2, build, saved):
+    read = [build.get("z", "blocks.{layer}:resid_post", [0, -1], invoke="x")]
+    body = {"runs": [{"id": "ri", "invokes": [{"id": "x", "ids": A}]}], "nodes": read, "out": {"z": "$z"}}
+    inner = {"kind": "map", "id": "inner", "over": {"layer": "$layers"}, "body": body}
+    node = mapped({"layers": "$pairs"}, [inner], {"z": "$inner.z"})
+    found = saved(gpt2, build.task(GPT2, {}, node, saves={"z": "$m.z"}, constants={"pairs": [[0, 1], [3, 2]]}))["z"]
+    stack = saved(gpt2, build.task(GPT2, {"a": A}, build.get("h", "blocks.*:resid_post", [":", 0, -1])))["h"]
+    torch.testing.assert_close(found, stack[torch.tensor([[0, 1], [3, 2]])], rtol=1e-5, atol=1e-5)
+
+
 def test_values_flow_from_a_map_into_a_later_run(gpt2, build, saved):
     """The mean of other prompts' activations, written into a prompt of its own."""
     last = [build.get("h", "blocks.1:resid_post", [0, -1], invoke="x")]
@@ -300,6 +310,23 @@ def test_a_repeat_carries_values_and_stacks_the_others(gpt2, build, saved):
     found = saved(gpt2, build.task(GPT2, {}, node, saves={"y": "$r.y", "twice": "$r.twice"}))
     assert found["y"].item() == 0.0625
     assert found["twice"].tolist() == [0, 2, 4, 6]
+
+
+def test_a_repeat_that_never_runs_gives_what_it_began_with_and_nothing_else(gpt2, build, saved):
+    nodes = [build.call("half", "mul", "$y", 0.5), build.call("first", "index", "$half", [0])]
+    node = repeat("$n", {"y": "$x"}, nodes, {"y": "$half", "seen": "$half"})
+    x = torch.ones(3, 2, dtype=torch.float64)
+    task = build.task(
+        GPT2,
+        {},
+        node,
+        saves={"y": "$r.y", "seen": "$r.seen"},
+        constants={"n": 0, "x": {"tensor": "x"}},
+        attachment={"x": x},
+    )
+    found = saved(gpt2, task)
+    assert torch.equal(found["y"], x)
+    assert (found["seen"].shape, found["seen"].dtype) == ((0, 3, 2), torch.float64)
 
 
 def test_a_repeat_ends_when_its_condition_no_longer_holds(gpt2, build, saved):
@@ -422,6 +449,24 @@ def test_a_map_that_cannot_be_is_refused(gpt2, build, saved, node, error, match)
         GPT2, {}, whole, saves={"h": "$m.h"}, constants={"x": {"tensor": "x"}}, attachment={"x": torch.ones(2)}
     )
     with pytest.raises(error, match=match):
+        saved(gpt2, task)
+
+
+@pytest.mark.parametrize("how", ["stack", "sum", "mean", "max"])
+def test_a_map_over_nothing_is_told_by_name(gpt2, build, saved, how):
+    """How many elements there are is known only when the mask is."""
+    nodes = [build.call("big", "gt", "$x", 5.0), build.call("rows", "index", "$x", ["$big"])]
+    node = mapped({"e": "$rows"}, [build.call("w", "neg", "$e")], {"w": "$w"}, reduce={"w": how})
+    task = build.task(
+        GPT2,
+        {},
+        *nodes,
+        node,
+        saves={"w": "$m.w"},
+        constants={"x": {"tensor": "x"}},
+        attachment={"x": torch.ones(3)},
+    )
+    with pytest.raises(ShapeError, match="'e', which has no elements"):
         saved(gpt2, task)
 
 

@@ -353,6 +353,24 @@ def test_a_repeat_that_climbs_a_gradient_keeps_no_graph_from_one_time_to_the_nex
     assert not found["e"].requires_grad
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_choice_may_ask_for_a_gradient(gpt2, build, saved, holds):
+    branch = {"nodes": [grad("$ld", "$h")], "out": {"value": "$g.0"}}
+    node = {"kind": "cond", "id": "c", "if": holds, "then": branch, "else": "$h"}
+    found = saved(
+        gpt2,
+        build.task(
+            GPT2,
+            {"a": A},
+            build.get("h", "blocks.1.mlp:output"),
+            *difference(build),
+            node,
+            saves={"c": "$c", "h": "$h"},
+        ),
+    )
+    close(found["c"], saved(gpt2, one_gradient(build, A))["g"] if holds else found["h"])
+
+
 # Edits of the backward pass
 
 

@@ -1,7 +1,8 @@
 """Gradients of many jobs in as few backward passes as there can be.
 
 The rows of different jobs do not depend on each other, so the gradient of the sum of their numbers is, in the rows of
-each, the gradient of its own number. What asks about the same value takes turns.
+each, the gradient of its own number. Numbers that depend on a value of which another request asks take turns with it:
+those of two elements of a map may, where the value lies outside the map.
 """
 
 from __future__ import annotations
@@ -20,21 +21,29 @@ def fulfil(requests: Sequence[Backward]) -> None:
 
 
 def _apart(requests: Sequence[Backward]) -> list[list[Backward]]:
-    """Groups in which no two requests ask about the same value, nor edit what the other asks about."""
-    groups: list[tuple[set[tuple[int, str]], list[Backward]]] = []
+    """Groups in which no number may depend on what another request asks about or edits."""
+    groups: list[list[Backward]] = []
     for request in requests:
         if not request.of.requires_grad:
             request.found = [[None] * len(tracks) for tracks in request.wrt]
             continue
-        owners = {track.owner for tracks in request.wrt for track in tracks} | {edit.owner for edit in request.edits}
-        for taken, group in groups:
-            if not taken & owners:
-                taken |= owners
+        for group in groups:
+            if not any(_meet(request, other) for other in group):
                 group.append(request)
                 break
         else:
-            groups.append((owners, [request]))
-    return [group for _, group in groups]
+            groups.append([request])
+    return groups
+
+
+def _meet(one: Backward, other: Backward) -> bool:
+    return bool(_scopes(one) & other.sees or _scopes(other) & one.sees)
+
+
+def _scopes(request: Backward) -> set[int]:
+    """The scopes of the values that a request asks about, and of what it edits."""
+    asked = {track.owner[0] for tracks in request.wrt for track in tracks}
+    return asked | {edit.owner[0] for edit in request.edits}
 
 
 def _together(requests: Sequence[Backward]) -> None:

@@ -10,9 +10,12 @@ import torch
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
 from telepatch_protocol.graph import Cond, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.meta import Meta
+from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_worker.edits import Edits
 from telepatch_worker.folds import Fold, stacked
+from telepatch_worker.kernels import DTYPES
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Backward, Work, together
 from telepatch_worker.values import Value, as_tensor
@@ -29,7 +32,7 @@ def evaluated(frame: Frame, node: Node) -> Work[Value]:
 def _map(frame: Frame, node: Map) -> Work[Value]:
     """Every element once, as many at a time as fit, each folded into the outputs as soon as it is there."""
     elements = Elements(frame, node)
-    fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated)
+    fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated, hold=frame.context.hold)
     for chunk in elements.chunks():
         frames = [(at, elements.frame(at)) for at in chunk]
         yield from together(one.run() for _, one in frames)
@@ -42,8 +45,8 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
 def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     """One time after the other; what is carried comes out as it ends, the rest stacked."""
     times = int(frame.tensor(node.n))
-    if not 0 <= times <= (most := frame.context.card.limits.max_elements):
-        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {most:,} are allowed")
+    if not 0 <= times <= (limit := frame.context.card.limits.max_elements):
+        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {limit:,} are allowed")
     keep = node.id in frame.plan.differentiated
     carried: dict[str, Value] = {name: frame.tensor(value) for name, value in node.carry.items()}
     others: dict[str, list[torch.Tensor]] = {name: [] for name in node.body.out if name not in carried}
@@ -56,11 +59,22 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
         carried |= {name: out[name] for name in carried}
         for name, rows in others.items():
             rows.append(out[name])
+            frame.context.hold(out[name].nbytes)
         going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
         inner.close()
         if not going:
             break
-    return carried | {name: stacked(rows, (len(rows),)) for name, rows in others.items()}
+    frame.context.hold(-sum(row.nbytes for rows in others.values() for row in rows))
+    return carried | {
+        name: stacked(rows, (len(rows),)) if rows else _none(plan.scope.out[name], frame.context.device)
+        for name, rows in others.items()
+    }
+
+
+def _none(meta: Meta, device: torch.device) -> torch.Tensor:
+    """What a repeat that never ran stacks: nothing, of the shape that each would have had."""
+    dims = [most(dim) or 0 for dim in meta.shape or ()]
+    return torch.zeros((0, *dims), dtype=DTYPES[meta.dtype or "float32"], device=device)
 
 
 def _holds(value: torch.Tensor, node: str) -> bool:
@@ -86,12 +100,16 @@ def _grad(frame: Frame, node: Grad) -> Work[Value]:
     wrt = [frame.tracks(ref) for one in node.wrt if (ref := refs.parse(one)) is not None]
     of = as_tensor(frame.argument(node.of), frame.context.device)
     edits = None if node.body is None else Edits(frame, node)
-    request = Backward(of, wrt, [] if edits is None else [edits])
-    yield [request]
-    found: dict[str, Any] = {}
-    for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
-        found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
-    return found | ({} if edits is None else edits.outputs())
+    request = Backward(of, wrt, [] if edits is None else [edits], frame.sees())
+    try:
+        yield [request]
+        found: dict[str, Any] = {}
+        for at, (one, gradients) in enumerate(zip(node.wrt, request.found, strict=True)):
+            found[str(at)] = frame.gradient(refs.parse(one), wrt[at], gradients)
+        return found | ({} if edits is None else edits.outputs())
+    finally:
+        if edits is not None:
+            edits.close()
 
 
 _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.graph import Grad, Set
@@ -34,6 +35,7 @@ class Edits:
         self.owner = (frame.number, node.id)
         self.active = False
         self.tensors: list[torch.Tensor] = []
+        self._hooks: list[RemovableHandle] = []
         self._inner.begin()
         mine = {one.id for one in node.body.nodes}
         for name in [name for name in frame.edits if name in mine]:
@@ -51,7 +53,7 @@ class Edits:
                 return None
 
         self.tensors.append(tensor)
-        tensor.register_hook(passing)
+        self._hooks.append(tensor.register_hook(passing))
 
     def _passed(self, moment: Moment, gradient: torch.Tensor, rows: Rows) -> torch.Tensor | None:
         if isinstance(self._inner.plan.nodes[moment.node], Set):
@@ -66,12 +68,18 @@ class Edits:
         self._inner.read(moment, own_part(seen(gradient, moment.view, rows), moment.axes, rows))
         return None
 
+    def close(self) -> None:
+        """Let go of the tensors that were watched, and of everything that came by."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.tensors.clear()
+        self._inner.close()
+
     def outputs(self) -> dict[str, torch.Tensor]:
         """What the body gives.
 
         Raises:
             ExecutionError: a gradient that never came by.
         """
-        found = self._inner.outputs(self._body.out)
-        self._inner.close()
-        return found
+        return self._inner.outputs(self._body.out)

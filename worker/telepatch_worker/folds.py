@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -19,12 +20,15 @@ class Fold:
         node: the map.
         lead: the axes that stacked outputs get in front.
         keep: whether gradients flow through the outputs.
+        hold: told how many bytes more, or fewer, are held; raises where these are too many.
     """
 
-    def __init__(self, node: Map, lead: tuple[int, ...], *, keep: bool) -> None:
+    def __init__(self, node: Map, lead: tuple[int, ...], *, keep: bool, hold: Callable[[int], None]) -> None:
         self._node = node
         self._lead = lead
         self._keep = keep
+        self._hold = hold
+        self._held = 0
         self._rows: dict[str, list[torch.Tensor | None]] = {}
         self._sums: dict[str, torch.Tensor] = {}
         self._weight: torch.Tensor | None = None
@@ -38,6 +42,8 @@ class Fold:
             if how in ("stack", "cat"):
                 rows = self._rows.setdefault(name, [None] * math.prod(self._lead))
                 rows[at] = value
+                self._held += value.nbytes
+                self._hold(value.nbytes)
             else:
                 self._fold(name, how, value, out)
         if WEIGHT in out:
@@ -62,6 +68,7 @@ class Fold:
                 found[name] = self._sums[name] / self._weight.reshape(())
             else:
                 found[name] = self._sums[name]
+        self._hold(-self._held)  # from here on they are the map's value, which its scope holds
         return found
 
     def _taken(self, name: str) -> list[torch.Tensor]:
@@ -101,8 +108,6 @@ def stacked(rows: list[torch.Tensor], lead: tuple[int, ...]) -> torch.Tensor:
     Raises:
         ShapeError: they differ in shape.
     """
-    if not rows:
-        return torch.zeros(lead)
     shapes = {tuple(row.shape) for row in rows}
     if len(shapes) > 1:
         listed = ", ".join(map(str, sorted(shapes)[:3]))

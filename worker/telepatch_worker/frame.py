@@ -225,6 +225,10 @@ class Frame:
         assert isinstance(node, Get)
         return places.joined(scope, node, {at: places.piece(scope, node, part) for at, part in parts.items()})
 
+    def sees(self) -> frozenset[int]:
+        """The numbers of this scope and of those around it."""
+        return frozenset({self.number}) | (frozenset() if self.outer is None else self.outer.sees())
+
     def argument(self, value: JsonValue) -> Value:
         """What an argument stands for."""
         if isinstance(value, list):

@@ -38,6 +38,9 @@ class Elements:
             raise ShapeError(f"map '{node.id}' takes its lists together, and they have {listed} elements")
         self.lead = tuple(counts) if node.grid else (counts[0],)
         self.count = math.prod(self.lead)
+        if not self.count:
+            empty = ", ".join(f"'{name}'" for name, one in self._over.items() if not len(one))
+            raise ShapeError(f"map '{node.id}' goes over {empty}, which has no elements")
         most = frame.context.card.limits.max_elements
         if self.count > most:
             raise TooLarge(f"map '{node.id}' has {self.count:,} elements; the limit is {most:,}")

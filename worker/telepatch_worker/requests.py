@@ -56,12 +56,14 @@ class Backward:
         of: the number.
         wrt: for each value that is asked about, the tensors whose gradients make up its own.
         edits: what happens on the way back.
+        sees: numbers of the scopes whose values the number may depend on: its own, and those around it.
         found: the gradients, in the order of `wrt`; None for what the number does not depend on.
     """
 
     of: torch.Tensor
     wrt: list[list[Track]]
     edits: list[Any] = field(default_factory=list)
+    sees: frozenset[int] = frozenset()
     found: list[list[torch.Tensor | None]] = field(default_factory=list)
 
 

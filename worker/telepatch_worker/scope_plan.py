@@ -10,7 +10,7 @@ from telepatch_protocol import refs
 from telepatch_protocol.bodies import holes_in
 from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
-from telepatch_protocol.graph import Arg, Get, Grad, Map, Node, Set
+from telepatch_protocol.graph import Arg, Get, Grad, Map, Node, Repeat, Set
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
@@ -77,7 +77,8 @@ class ScopePlan:
         assert node.body is not None
         if node.id not in self._backward:
             order = self.scope.backward[node.id]
-            self._backward[node.id] = _planned(self.scope, order, (), list(node.body.out.values()), set(), frozenset())
+            kept: list[Arg] = [*node.body.out.values(), *(f"${one.id}" for one in order)]  # hooks may run several times
+            self._backward[node.id] = _planned(self.scope, order, (), kept, set(), frozenset())
         return self._backward[node.id]
 
     def holes(self, node: Map) -> frozenset[str]:
@@ -155,7 +156,7 @@ def _planned(
         needs=needs,
         kept=outputs | again,
         between=between,
-        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset()),
+        differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
     )
 
 
@@ -210,14 +211,20 @@ def _once(needs: Mapping[str, frozenset[str]]) -> Counter[str]:
 
 
 def _differentiated(
-    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str]
+    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], outputs: frozenset[str], scope: Scope
 ) -> frozenset[str]:
-    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph."""
+    """Nodes on whose values a number depends of which a gradient is asked, here or in a sub-graph: by operations, and
+    by forwards, into which every write and every input flows."""
     found = {name for name in outputs if name in nodes}
     for node in nodes.values():
         inner = [one for body in bodies_of(node) for one in all_nodes(body.graph)]
         if isinstance(node, Grad) or any(isinstance(one, Grad) for one in inner):
             found |= needs[node.id]
+        if isinstance(node, Repeat) and _asks_outside(node):
+            found.add(node.id)  # what is carried depends on it, too
+    if found:
+        found |= {name for node in nodes.values() if isinstance(node, Set) for name in needs[node.id]}
+        found |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
     stack = list(found)
     while stack:
         for other in needs[stack.pop()]:
@@ -225,3 +232,13 @@ def _differentiated(
                 found.add(other)
                 stack.append(other)
     return frozenset(found)
+
+
+def _asks_outside(node: Repeat) -> bool:
+    """Whether a gradient inside is asked of a value outside, on which all times depend that came before."""
+    inner = list(all_nodes(node.body))
+    inside = {one.id for one in inner} | {
+        name for one in (node, *inner) for body in bodies_of(one) for name in body.binds
+    }
+    asked = (arg for one in inner if isinstance(one, Grad) for arg in one.wrt)
+    return any(ref.id not in inside for arg in asked for ref in refs.walk(arg))

@@ -58,7 +58,7 @@ async def submit(
 ) -> Response:
     """Submit jobs: one, or many that share documents; or a bare document, which is one job."""
     received = await receive(request, found.settings, dry_run=dry_run)
-    verdicts = await admit(received, person, found.catalogue, found.lane, found.uploads)
+    verdicts = await admit(received, person, found.catalogue, found.lane, found.uploads, found.edits)
     if received.submission.dry_run:
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)

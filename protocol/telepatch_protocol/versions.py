@@ -1,0 +1,37 @@
+"""Which minor version of the protocol a document needs: a client says the lowest, so that older readers take it."""
+
+from __future__ import annotations
+
+from telepatch_protocol import PROTOCOL
+from telepatch_protocol.errors import VersionError
+from telepatch_protocol.graph import Graph
+from telepatch_protocol.subgraphs import all_runs
+
+EDITS = 1
+"""The minor version since which there are edits."""
+
+
+def needed(graph: Graph) -> tuple[int, int]:
+    """The lowest version whose readers understand the whole document."""
+    edited = bool(graph.edits) or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes)
+    return PROTOCOL[0], EDITS if edited else 0
+
+
+def labelled(graph: Graph) -> Graph:
+    """The document with the version that it needs."""
+    version = needed(graph)
+    return graph if graph.protocol == version else graph.model_copy(update={"protocol": version})
+
+
+def check_label(graph: Graph) -> None:
+    """Refuse a document that says a lower version than it needs.
+
+    Raises:
+        VersionError: with the version that it would have to say.
+    """
+    version = needed(graph)
+    if version > graph.protocol:
+        raise VersionError(
+            f"the document says protocol {list(graph.protocol)}, and edits are there since {list(version)}; "
+            f"begin it with 'protocol': {list(version)}"
+        )
