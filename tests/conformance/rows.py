@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import rows_control
+import rows_generation
 import rows_gradients
 import rows_inputs
 import rows_models
@@ -15,6 +16,7 @@ GROUPS = (
     rows_reading.GROUP,
     rows_naming.GROUP,
     rows_control.GROUP,
+    rows_generation.GROUP,
     rows_gradients.GROUP,
     rows_models.GROUP,
     rows_service.GROUP,

@@ -127,3 +127,93 @@ class Modules:
     def telepatch(model):
         paths = sorted(module.path for module in model.card.modules)
         return paths
+
+
+@GROUP.row(
+    "edit",
+    "with model.edit() as (tracer, edited):",
+    "with model.edit() as e:",
+    note="An edit is a part of a graph, with arguments if wanted; `model.edited(e)` is the model with it in place. Under "
+    'a name, `model.edit("ablate")`, the service keeps it, and later traces apply it by that name.',
+)
+class Edit:
+    @staticmethod
+    def nnsight(model):
+        with model.edit() as (tracer, edited):
+            edited.transformer.h[1].mlp.output[:] = 0
+        with edited.trace(PROMPT):
+            changed = nn.save(edited.output.logits)
+        with model.trace(PROMPT):
+            clean = nn.save(model.output.logits)
+        return changed, clean
+
+    @staticmethod
+    def telepatch(model):
+        with model.edit() as e:
+            model.transformer.h[1].mlp.output[:] = 0
+        edited = model.edited(e)
+        with edited.trace(PROMPT):
+            changed = edited.output.save()
+        with model.trace(PROMPT):
+            clean = model.output.save()
+        return changed, clean
+
+
+@GROUP.row(
+    "edit(inplace=True), clear_edits()",
+    "model.clear_edits()",
+    "model = model.edited(e)",
+    note="A model is not changed in place; the name is bound to the edited one, and back.",
+)
+class EditInPlace:
+    @staticmethod
+    def nnsight(model):
+        with model.edit(inplace=True) as tracer:
+            model.transformer.h[2].output[:, -1] *= 0.5
+        with model.trace(PROMPT):
+            changed = nn.save(model.output.logits)
+        model.clear_edits()
+        with model.trace(PROMPT):
+            clean = nn.save(model.output.logits)
+        return changed, clean
+
+    @staticmethod
+    def telepatch(model):
+        original = model
+        with model.edit() as e:
+            model.transformer.h[2].output[:, -1] *= 0.5
+        model = model.edited(e)
+        with model.trace(PROMPT):
+            changed = model.output.save()
+        model = original
+        with model.trace(PROMPT):
+            clean = model.output.save()
+        return changed, clean
+
+
+@GROUP.row(
+    "edits that stack",
+    "with model.edit() as (tracer, first):",
+    "model.trace(PROMPT, edits=[first, second(scale=0.25)])",
+    note="Applied in their order; arguments make one edit serve many strengths, layers or directions.",
+)
+class Stacked:
+    @staticmethod
+    def nnsight(model):
+        with model.edit() as (tracer, first):
+            first.transformer.h[1].output[:] *= 2
+        with first.edit() as (tracer, both):
+            both.transformer.h[2].output[:] *= 0.25
+        with both.trace(PROMPT):
+            logits = nn.save(both.output.logits)
+        return logits
+
+    @staticmethod
+    def telepatch(model):
+        with model.edit() as first:
+            model.transformer.h[1].output[:] *= 2
+        with model.edit(scale=1.0) as second:
+            model.transformer.h[2].output[:] *= second.scale
+        with model.trace(PROMPT, edits=[first, second(scale=0.25)]):
+            logits = model.output.save()
+        return logits
