@@ -93,7 +93,7 @@ class Edits:
         Raises:
             NotFound: `person` has none of that name.
         """
-        if not await cast("Awaitable[int]", self._redis.hdel(keys.edits_of(person), name)):
+        if not await self._redis.hdel(keys.edits_of(person), name):
             raise NotFound(f"there is no edit '{name}' among yours")
 
 

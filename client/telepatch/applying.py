@@ -110,7 +110,7 @@ def _edit(given: Any) -> str | Applicable:
     )
 
 
-def on_wire(builder: Builder, given: Iterable[Use]) -> dict[str, tuple[Applied, ...]]:
+def edits_on_wire(builder: Builder, given: Iterable[Use]) -> dict[str, tuple[Applied, ...]]:
     """The edits of an input as a field of its invoke; nothing where there are none.
 
     Raises:

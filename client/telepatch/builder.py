@@ -134,16 +134,23 @@ class Builder(Attached):
         call: int | None,
         slot: int,
         scope: Scope | None = None,
+        step: str | int | None = None,
     ) -> tuple[str, object]:
         """Read a site."""
-        node = Get(id=self.id(), site=site, invoke=invoke, index=index, call=call)
+        node = Get(id=self.id(), site=site, invoke=invoke, index=index, call=call, step=step)
         return node.id, self.add(node, slot, scope)
 
     def set(
-        self, site: str, invoke: str | None, index: list[JsonValue] | None, call: int | None, value: JsonValue
+        self,
+        site: str,
+        invoke: str | None,
+        index: list[JsonValue] | None,
+        call: int | None,
+        value: JsonValue,
+        step: str | int | None = None,
     ) -> None:
         """Write a site."""
-        self.add(Set(id=self.id(), site=site, invoke=invoke, index=index, call=call, value=value))
+        self.add(Set(id=self.id(), site=site, invoke=invoke, index=index, call=call, value=value, step=step))
 
     def id(self) -> str:
         """An id for a node."""
@@ -162,6 +169,10 @@ class Builder(Attached):
     def end_run(self) -> None:
         """End the run that is open in the innermost scope; its sites can still be read."""
         self.scope.forward = self.scope.invoke = None
+
+    def fresh(self, kind: str) -> str:
+        """A name for a run (``r``) or an invoke (``x``)."""
+        return f"{kind}{self._next(kind)}"
 
     def add_invoke(self, given: tuple[str, Any], **form: Any) -> Invoke:
         """One more input of the open run; `given` is its form and what its author gave."""

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from pydantic import JsonValue
 
@@ -98,6 +99,7 @@ class Conversation:
         self.open: dict[str, Outcome] = {}
         self.place: str | None = None
         self.failed: dict[str, Outcome] = {}
+        self.streaming: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
 
     @property
     def full(self) -> bool:
@@ -143,10 +145,12 @@ class Conversation:
     def heard(self, event: Event) -> None:
         """Something has happened to a job."""
         self.place = event.id
-        outcome = self.open.get(event.job)
+        outcome = self.open.get(event.job) or self.streaming.get(event.job)
         if outcome is None:
             return
-        if event.type == "completed":
+        if event.type == "values":
+            outcome.told(list(event.data.get("values") or ()))
+        elif event.type == "completed":
             result = event.data.get("result")
             saves = {name: SavedMeta.model_validate(found) for name, found in (event.data.get("saves") or {}).items()}
             self._complete(outcome, saves, None if result is None else base64.b64decode(result))
@@ -203,6 +207,7 @@ class Conversation:
 
     def _complete(self, outcome: Outcome, saves: dict[str, SavedMeta], result: bytes | None) -> None:
         self.open.pop(outcome.job, None)
+        self.streaming[outcome.job] = outcome  # what it has streamed may come after the news of its end
         outcome.complete(saves, result)
 
     def _fail(self, outcome: Outcome, error: ErrorRecord, state: str = "failed") -> None:

@@ -11,6 +11,7 @@ from telepatch.scope import Scope
 from telepatch_protocol import checked
 from telepatch_protocol.errors import GraphError, TelepatchError, TraceError
 from telepatch_protocol.graph import Grad, Graph
+from telepatch_protocol.lowering import lowered
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.sizes import Size
 
@@ -31,7 +32,7 @@ def finish(builder: Builder) -> Graph:
     if not graph.saves and builder.sends:
         raise _nothing_saved(builder)
     try:
-        found = builder.checker.finish(graph, graph.nodes)
+        found = builder.checker.finish(graph, lowered(graph.runs, graph.nodes)[1])
     except GraphError as error:
         explained(builder, error)
         place = builder.places.get(error.node or "")
@@ -66,7 +67,7 @@ def _unseen(scope: checked.Scope) -> Iterator[str]:
 
 def _gives_something(scope: Scope) -> None:
     """A sub-graph of which nothing is used would run for nothing."""
-    if scope.parent is None or scope.kind == "cond" or scope.out:
+    if scope.parent is None or scope.kind in ("cond", "generate") or scope.out:
         return
     node = scope.make(scope) if scope.make is not None else None
     if isinstance(node, Grad) and node.wrt:

@@ -12,6 +12,7 @@ import numpy as np
 
 from telepatch import lifetime, uploading
 from telepatch.applying import Travelling
+from telepatch.blocks import Block
 from telepatch.builder import Builder
 from telepatch.conversation import Parcel
 from telepatch.courier import Courier
@@ -25,7 +26,6 @@ from telepatch.scan import tried
 from telepatch.settings import Settings
 from telepatch.stored_edits import StoredEdit, files_of, with_uploads
 from telepatch.tokens import Tokens
-from telepatch.trace import Trace
 from telepatch.transport import Transport
 from telepatch.values import Value
 from telepatch_protocol.card import ModelCard
@@ -124,7 +124,7 @@ class Lab:
             await outcome.until_ended()
 
     @points_home
-    def result(self, job: str | Trace, name: str | None = None) -> Any:
+    def result(self, job: str | Block, name: str | None = None) -> Any:
         """What a job of one's own saved, also one that another program submitted; waits for its end.
 
         Args:
@@ -149,13 +149,13 @@ class Lab:
         return {saved: outcome.array(saved) for saved in outcome.names()}
 
     @points_home
-    def status(self, job: str | Trace) -> JobStatus:
+    def status(self, job: str | Block) -> JobStatus:
         """How a job is: its state, position, timings, price and error."""
         self._courier.flush()
         return JobStatus.model_validate(self._ask("GET", f"/v1/jobs/{_id(job)}"))
 
     @points_home
-    def cancel(self, job: str | Trace) -> str:
+    def cancel(self, job: str | Block) -> str:
         """Stop a job that has not ended; gives the state it is in afterwards."""
         found = self.status(job)
         if found.state in ENDED:
@@ -402,5 +402,5 @@ def _collect(thing: Any, found: list[Value]) -> None:
         )
 
 
-def _id(job: str | Trace) -> str:
-    return job.job if isinstance(job, Trace) else str(job)
+def _id(job: str | Block) -> str:
+    return job.job if isinstance(job, Block) else str(job)

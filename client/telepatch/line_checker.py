@@ -34,6 +34,7 @@ class LineChecker(Checker):
             self.values.pop(id, None)
             self.level.places.pop(id, None)
             self.level.writes.discard(id)
+            self.level.generated = {invoke: run for invoke, run in self.level.generated.items() if run != id}
 
     def number(self, name: str) -> int:
         """The number that a name in a site stands for; for a name whose element is not chosen yet, a sample."""

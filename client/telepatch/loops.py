@@ -25,12 +25,12 @@ from telepatch_protocol.sizes import Size
 from telepatch_protocol.subgraphs import STEP
 
 
-class _Step(Bound):
+class Step(Bound):
     """How often the block has run before; an inner repeat has a count of its own."""
 
     def reference_in(self, builder: Builder) -> str:
         """Its name, or inside another repeat that of the same number as a value."""
-        inner = next((scope for scope in builder.scope.around() if scope.kind == "repeat"), None)
+        inner = next((scope for scope in builder.scope.around() if scope.kind in ("repeat", "generate")), None)
         if builder is not self._builder or inner is None or inner is self.home or self.home.closed:
             return super().reference_in(builder)
         return self.tensor().reference_in(builder)
@@ -66,7 +66,7 @@ class Repeat:
         self._starts: dict[str, JsonValue] = {}
         self._assigned: dict[str, Place | None] = {}
         self._while: str | None = None
-        self._step: _Step | None = None
+        self._step: Step | None = None
 
     @points_home
     def __enter__(self) -> Repeat:
@@ -88,7 +88,7 @@ class Repeat:
         known = arguments.plain(self._n)
         lead = known if isinstance(known, int) else Size.unknown()
         scope = self._scope = builder.open("repeat", "repeat", make, bound | {STEP: Meta((), "int64")}, (lead,))
-        self._step = _Step(builder, STEP, Meta((), "int64"), scope, spelled="loop.step", plain_number=True)
+        self._step = Step(builder, STEP, Meta((), "int64"), scope, spelled="loop.step", plain_number=True)
         for name, meta in metas.items():
             self._now[name] = Bound(builder, self._wires[name], meta, scope, spelled=f"loop.{name}")
             self._refs[name] = f"${self._wires[name]}"

@@ -12,6 +12,7 @@ from telepatch.blocks import Block
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.edit import Edit
+from telepatch.generate import Generate
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
@@ -105,6 +106,60 @@ class Model(ModuleView):
         form = one_form(self.card, prompt, **named)
         options = Options(exact=exact, isolate=isolate, aligned=aligned)
         return self._named(Trace(self._lab, self.card, options, form), edits)
+
+    @points_home
+    def generate(
+        self,
+        prompt: Any = None,
+        *,
+        text: Any = None,
+        ids: Any = None,
+        messages: Any = None,
+        max_new_tokens: Any = None,
+        temperature: Any = 0,
+        top_p: Any = None,
+        top_k: Any = None,
+        seed: Any = None,
+        stop: Any = None,
+        exact: bool = False,
+        isolate: bool = False,
+    ) -> Generate:
+        """A block in which the model generates, token by token; what it reads and writes happens at every step.
+
+        Args:
+            prompt: text, a list of texts that are equally long in tokens, token ids, or rows of them; left out where
+                the body opens its generations itself with ``t.invoke(...)``.
+            text, ids, messages: the same by name, where the form is not to be guessed.
+            max_new_tokens: the most tokens that are made.
+            temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
+            top_p: draw only from the fewest likeliest tokens whose probabilities add up to it.
+            top_k: draw only from so many likeliest tokens.
+            seed: of the random numbers; the same one gives the same tokens, whatever else runs.
+            stop: a text, a token id, or a list of these, at which a row ends; it ends at the model's own end too.
+            exact, isolate: as for `trace`.
+
+        Returns:
+            A context manager, for ``with`` and ``async with``. After the block ``t.result`` is the text, and
+            ``t.stream()`` gives each step as it comes.
+
+        Raises:
+            BadArgument: more than one input, or a setting that cannot be.
+
+        Example:
+            >>> with model.generate("Paris is the capital of", max_new_tokens=5) as t:
+            ...     model.blocks[2].output[:, -1] *= 0.5
+            >>> print(t.result)
+        """
+        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages)
+        settings = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "seed": seed,
+            "stop": stop,
+        }
+        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings))
 
     @points_home
     def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
@@ -337,7 +392,6 @@ class Model(ModuleView):
 
 
 _LATER = {
-    "generate": "generation",
     "fit": "training",
 }
 """Parts of the language that this version does not execute, by what they are called."""

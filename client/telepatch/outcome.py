@@ -18,8 +18,19 @@ from telepatch_protocol.meta import Meta
 Array = np.ndarray[Any, Any]
 
 
+MOST_ENTRIES = 200_000
+"""How much of what a job streams is kept; the rest is let go."""
+
+LATE_S = 10.0
+"""Seconds for which something streamed is waited for once its job has completed: events come in order, but after a
+break of the connection the end of a job may be known before them."""
+
+
 class Waiting(Protocol):
     """Whoever waits for jobs and fetches results: the courier."""
+
+    def start(self) -> None:
+        """Begin to listen, unless it does already."""
 
     def wait(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended and the results of those that completed are here."""
@@ -57,6 +68,8 @@ class Outcome:
         self._tensors: dict[str, tensors.Tensor] | None = None
         self._arrays: dict[str, Array] = {}
         self._callbacks: list[Callable[[], object]] = []
+        self._entries: list[dict[str, Any]] = []
+        self._more = threading.Condition()
 
     # What is heard (by the conversation)
 
@@ -76,6 +89,12 @@ class Outcome:
         if not self.ended.is_set():
             self._error = error
             self._end(state)
+
+    def told(self, entries: list[dict[str, Any]]) -> None:
+        """It has streamed something."""
+        with self._more:
+            self._entries += entries[: MOST_ENTRIES - len(self._entries)]
+            self._more.notify_all()
 
     def fetched(self, result: bytes) -> None:
         """Its tensors have come."""
@@ -132,6 +151,26 @@ class Outcome:
             await self.waiting.wait_soon([self])
         self._array(name)
 
+    def entry(self, at: int) -> dict[str, Any] | None:
+        """One of the things that it has streamed; waits for it. None where it ended and no more came."""
+        self.waiting.start()
+        with self._more:
+            while len(self._entries) <= at:
+                if self.failed or (not self._more.wait(LATE_S) and self.ended.is_set()):
+                    return None
+            return self._entries[at]
+
+    def check(self) -> None:
+        """Raise if it has failed.
+
+        Raises:
+            TelepatchError: why.
+        """
+        error = self.error()
+        if error is not None:
+            self.waiting.looked_at(self)
+            raise error
+
     def names(self) -> tuple[str, ...]:
         """Names of the saved values, once it has completed."""
         return tuple(self._decoded())
@@ -171,5 +210,7 @@ class Outcome:
         assert state in ENDED
         self.state, self.position = state, None
         self.ended.set()
+        with self._more:
+            self._more.notify_all()
         for callback in self._callbacks:
             callback()

@@ -8,11 +8,12 @@ from typing import Literal
 
 from telepatch.lines import Place
 from telepatch_protocol.errors import BadArgument
-from telepatch_protocol.graph import Invoke, Node, Reduction, Run, SubGraph
+from telepatch_protocol.graph import Generating, Invoke, Node, Reduction, Run, SubGraph, Written
+from telepatch_protocol.lowering import written
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import Dim
 
-Kind = Literal["job", "map", "repeat", "cond", "grad"]
+Kind = Literal["job", "map", "repeat", "cond", "grad", "generate"]
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Scope:
         invoke: the input whose sites are read and written now.
         out: what it gives out, by name.
         reduce: how the elements of each output become one, where that is not to stack them.
+        span: at which steps of a generation its sites are read and written now; at all of them where it is None.
         fixed: names of outputs that are not stacked, such as what a repeat carries.
         back: the author's block, where it is one of gradients.
         closed: whether its block is over.
@@ -59,6 +61,7 @@ class Scope:
     invoke: str | None = None
     out: dict[str, str] = field(default_factory=dict)
     reduce: dict[str, Reduction] = field(default_factory=dict)
+    span: str | int | None = None
     fixed: frozenset[str] = frozenset()
     back: object = None
     closed: bool = False
@@ -69,13 +72,17 @@ class Scope:
         at, order, _ = self._nodes.get(node.id, (slot, len(self._nodes), node))
         self._nodes[node.id] = (at, order, node)
 
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Written, ...]:
         """Its nodes, as they stand in the document."""
-        return tuple(node for _, _, node in sorted(self._nodes.values(), key=lambda entry: entry[:2]))
+        return tuple(node for node in self._ordered() if not isinstance(node, Generating))
 
     def runs(self) -> tuple[Run, ...]:
-        """Its runs; a trace without any input is none."""
-        return tuple(Run(id=one.id, invokes=tuple(one.invokes)) for one in self.forwards if one.invokes)
+        """Its runs, generations last; a trace without any input is none."""
+        forwards = [Run(id=one.id, invokes=tuple(one.invokes)) for one in self.forwards if one.invokes]
+        return (*forwards, *(written(node) for node in self._ordered() if isinstance(node, Generating)))
+
+    def _ordered(self) -> list[Node]:
+        return [node for _, _, node in sorted(self._nodes.values(), key=lambda entry: entry[:2])]
 
     def graph(self) -> SubGraph:
         """It as a sub-graph."""

@@ -101,6 +101,7 @@ class SiteValue(Value):
         elif builder is not None and address.port != "param":
             self._invoke, self._scope = _invoke_of(builder, address)
         self._slot = 0 if builder is None else builder.slot()
+        self._span = None if self._scope is None else self._scope.span
         self._saved: str | None = None
         self._found = address.find()
         if builder is not None:
@@ -135,7 +136,7 @@ class SiteValue(Value):
             return Value.__getitem__(self, key)
         index = arguments.index(builder, key)
         site = self._address.on_wire(builder, scope)
-        node, found = builder.get(site, self._invoke, index, self._address.call, self._slot, scope)
+        node, found = builder.get(site, self._invoke, index, self._address.call, self._slot, scope, self._span)
         part: Value = _read(builder, node, found, scope)
         part._origin = (self, key)
         return part
@@ -160,7 +161,7 @@ class SiteValue(Value):
         if isinstance(value, Value) and value._edit is not None:
             builder.edits.pop(value._edit, None)
         site = self._address.on_wire(builder, self._own_scope())
-        builder.set(site, self._invoke, index, self._address.call, written)
+        builder.set(site, self._invoke, index, self._address.call, written, self._span)
         self._slot = builder.slot()
         self._ref = None
 
@@ -177,7 +178,7 @@ class SiteValue(Value):
         if self._ref is None:
             builder, scope, meta = self._home(), self._own_scope(), self._site_meta()
             site = self._address.on_wire(builder, scope)
-            self._ref, found = builder.get(site, self._invoke, None, self._address.call, self._slot, scope)
+            self._ref, found = builder.get(site, self._invoke, None, self._address.call, self._slot, scope, self._span)
             self._meta = found if isinstance(found, Meta) and found.shape is not None else meta
         return self._ref
 

@@ -54,9 +54,9 @@ class Elements(Block, Reducing):
         return [*object.__dir__(self), *self._given]
 
     def _fits(self, other: Builder) -> TraceError | None:
-        if other.scope.kind != "cond":
+        if other.scope.kind not in ("cond", "generate"):
             return None
-        return TraceError(f"a cond runs no forward; open the {self.what} before it")
+        return TraceError(f"a {other.scope.what} runs no forward; open the {self.what} before it")
 
     def _begin(self) -> None:
         builder = self._builder

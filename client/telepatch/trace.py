@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from telepatch import arguments
-from telepatch.applying import Use, on_wire, uses
+from telepatch.applying import Use, edits_on_wire, uses
 from telepatch.blocks import Block, TraceWarning
 from telepatch.builder import Builder
 from telepatch.cache import Cache, keep
@@ -123,7 +123,7 @@ class Trace(Block):
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope
-        if scope.kind == "cond" or scope.kind == "grad":
+        if scope.kind in ("cond", "grad", "generate"):
             return TraceError(f"a {scope.what} runs no forward; open the trace before it")
         if scope.forward is None:
             return None
@@ -168,8 +168,8 @@ class Invocation:
             raise BadArgument("an invoke needs an input: text, token ids, messages or named tensors")
         self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
-        edits = on_wire(builder, self._edits)
-        self.id = builder.add_invoke((name, value), **_on_wire(builder, name, value), **edits).id
+        edits = edits_on_wire(builder, self._edits)
+        self.id = builder.add_invoke((name, value), **on_wire(builder, name, value), **edits).id
         builder.scope.invoke = self.id
         return self
 
@@ -199,7 +199,7 @@ class Invocation:
         self.__exit__(kind, error, traceback)
 
 
-def _on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
+def on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
     """The input as the fields of an invoke."""
     if form != "messages":
         return {form: _as_constant(builder, form, value)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from telepatch_protocol import refs, sites
+from telepatch_protocol import indexing, refs, sites
 from telepatch_protocol.checked import Key, Scope, Value
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, ShapeError, TooLarge, UnknownName
@@ -16,7 +16,7 @@ from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import Part, reduced
 from telepatch_protocol.sizes import Dim, Size, least, product
 from telepatch_protocol.spans import Group, Span, groups, span_of
-from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, has_runs
+from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, all_runs, has_runs
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
@@ -76,17 +76,19 @@ def _elements(checker: Checker, node: Map, spans: list[Span], group: Group) -> l
 
 
 def holes_in(graph: SubGraph) -> frozenset[str]:
-    """Names of which the very value counts in planning a sub-graph, at any depth: those in sites and module paths, and
-    those that maps go over."""
+    """Names of which the very value counts in planning a sub-graph, at any depth: numbers in sites and module paths,
+    numbers of steps, and what maps go over."""
     found: set[str] = set()
     for node in all_nodes(graph):
         if isinstance(node, Get | Set):
             found.update(sites.parse(node.site).holes)
+            found.update(ref.id for ref in ([] if node.step is None else indexing.refs_of([node.step])))
         elif isinstance(node, Module):
             found.update(sites.parse(f"{node.path}:output").holes)
         elif isinstance(node, Map):
             found.update(ref.id for value in node.over.values() for ref in refs.walk(value))
-    return frozenset(found)
+    counts = [run.generate.max_new_tokens for run in all_runs(graph) if run.generate is not None]
+    return frozenset({*found, *(ref.id for ref in refs.walk(counts))})
 
 
 def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:

@@ -259,6 +259,7 @@ class ModelCard(Frozen):
         dtype: floating dtype of the weights, ``float32`` or ``bfloat16``...
         attention: attention implementation, as transformers names it.
         vocabulary: number of token ids.
+        cache_bytes: what a generation keeps for each row and position that it has read, at most.
         modules: every module, parents before children; the first one, with path ``""``, is the model itself.
         tokenizer: sha256 of the tokenizer file that the gateway uses for this model, None for a model that takes only
             token ids.
@@ -281,6 +282,7 @@ class ModelCard(Frozen):
     tokenizer: str | None = None
     chat: ChatTemplate | None = None
     tolerance: float = 1e-5
+    cache_bytes: int = 0
     limits: Limits
     aliases: Aliases = Aliases()
     inputs: dict[str, InputCard] = Field(default_factory=dict)

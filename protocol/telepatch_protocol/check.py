@@ -13,7 +13,7 @@ from telepatch_protocol.checked import Checked, Scope, exact
 from telepatch_protocol.checker import Checker, starred_index
 from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
-from telepatch_protocol.executed import check_kind, check_plain, check_run_kind
+from telepatch_protocol.executed import check_kind, check_plain
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
@@ -74,8 +74,13 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
     count = 0
     try:
         for run in all_runs(graph):
-            check_run_kind(run)
             check_plain(run)
+            for name in run.each.state if run.each is not None else ():
+                if name in taken:
+                    raise BadArgument(
+                        f"two things have the same id '{name}'; ids are unique in a document", node=run.id
+                    )
+                taken.add(name)
         for node in all_nodes(graph):
             count += 1
             check_kind(node)

@@ -27,10 +27,12 @@ from telepatch_protocol.errors import (
     TooLarge,
     UnknownName,
 )
-from telepatch_protocol.executed import check_kind, check_run_kind
+from telepatch_protocol.executed import check_kind
+from telepatch_protocol.generations import check_generating
 from telepatch_protocol.graph import (
     Call,
     Cond,
+    Generating,
     Get,
     Grad,
     Graph,
@@ -46,6 +48,7 @@ from telepatch_protocol.graph import (
 from telepatch_protocol.inputs import Input, size_of
 from telepatch_protocol.literals import list_meta, with_literals
 from telepatch_protocol.lookup import Lookup
+from telepatch_protocol.lowering import lowered
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.ops import bind, find_op
 from telepatch_protocol.ops.cost import flops
@@ -88,13 +91,12 @@ class Checker(Lookup):
 
     def run(self, run: Run) -> None:
         """Take in a run."""
-        check_run_kind(run)
         if not run.invokes:
             raise BadArgument(f"run '{run.id}' has no invoke; give it at least one input", node=run.id)
         for invoke in run.invokes:
             self.check_id(invoke.id)
             try:
-                self.inputs[invoke.id] = self._sized(invoke)
+                self.inputs[invoke.id] = self.sized(invoke)
             except GraphError as error:
                 raise error.at(node=invoke.id) from None
             self.level.invokes[invoke.id] = invoke
@@ -129,7 +131,8 @@ class Checker(Lookup):
         self.enter(bound)
         try:
             order = self.take(graph.runs, graph.nodes)
-            scope = close(self, graph.nodes, order, self.outputs(graph))
+            nodes = lowered(graph.runs, graph.nodes)[1]
+            scope = close(self, nodes, order, self.outputs(graph))
             for name, meta in scope.out.items():
                 self.values[name] = meta
             for arg in tail:
@@ -154,6 +157,7 @@ class Checker(Lookup):
         Raises:
             GraphError: one of them cannot run; it is named.
         """
+        runs, nodes = lowered(runs, nodes)
         order = tuple(in_order(nodes, runs))
         ahead = {node.id for node in order}
         waiting = self._begun(list(runs), ahead)
@@ -220,7 +224,7 @@ class Checker(Lookup):
         """
         try:
             saves = {name: self._saved(name, text) for name, text in graph.saves.items()}
-            scope = close(self, graph.nodes, tuple(order), saves)
+            scope = close(self, lowered(graph.runs, graph.nodes)[1], tuple(order), saves)
         except GraphError as error:
             raise graph.blame(error, error.node) from None
         warnings = tuple(f"write '{node}' at {where(graph, node)} is seen by no read" for node in scope.schedule.unseen)
@@ -247,7 +251,12 @@ class Checker(Lookup):
         """A site with all its numbers filled in; in the body of a gradient without its ``.grad``."""
         return sites.of_forward(sites.parse(text).fill(self.number), backward=self._backward)
 
-    def _sized(self, invoke: Invoke) -> Input:
+    def sized(self, invoke: Invoke) -> Input:
+        """The size of an invoke's input.
+
+        Raises:
+            GraphError: it is no input, or not one that the model can take.
+        """
         return size_of(invoke, self.argument, self.lengths, self.card)
 
     def _get(self, node: Get) -> Meta:
@@ -270,6 +279,8 @@ class Checker(Lookup):
             starred_index(self.index(node.index))
         region = whole if node.index is None else index_meta(whole, self.index(node.index), self._what(node))
         value = self.written(node.value)
+        if site.port == sites.TOKEN and value.dtype is not None and "int" not in value.dtype:
+            raise DtypeError(f"'{site}' holds token ids, which are integers; found {value}")
         if value.shape is not None and region.shape is not None and not fits_into(value.shape, region.shape):
             raise ShapeError(
                 f"a value of shape {value.shape} cannot be written to {self._what(node)} of shape {region.shape}"
@@ -281,16 +292,24 @@ class Checker(Lookup):
 
     def _at_site(self, node: Get | Set) -> Meta:
         """The whole value at the node's site; for a starred one, stacked on a new leading axis."""
-        if node.step is not None:
-            raise NotYetSupported("'step' belongs to generations, which this service does not execute yet")
-        site = self.site(node.site)
-        places = sites.find(self.card, site, node.call)
-        self.level.places[node.id] = places
+        level, site = self.level, self.site(node.site)
+        if node.step is not None and not level.stepping:
+            raise BadArgument(f"'step' belongs to a generation, and '{site}' is read or written in one forward")
+        if site.port == sites.TOKEN and not level.stepping:
+            raise BadArgument(f"'{site}' is the token that a step of a generation has sampled; it stands in its 'each'")
+        token = site.port == sites.TOKEN
+        places = (sites.sampled_token(site),) if token else sites.find(self.card, site, node.call)
+        level.places[node.id] = places
         leaf = places[0].leaf
+        if leaf.engine and level.stepping:
+            raise NotYetSupported(f"'{site}' belongs to the engine; it can be read in a trace, not in a generation")
         if self._backward and not is_float(leaf.dtype):
             raise DtypeError(f"'{site}' holds {leaf.dtype}; only floating values have gradients")
         size = Input(0, 0) if places[0].order < 0 else self.inputs[self.invoke_of(node)]
         shape = tuple(dim_of(axis, size.rows, size.length) for axis in leaf.axes)
+        if level.attended is not None and leaf.axes.count("pos") > 1:
+            keys = max(at for at, axis in enumerate(leaf.axes) if axis == "pos")
+            shape = (*shape[:keys], level.attended, *shape[keys + 1 :])
         return Meta((len(places), *shape) if site.starred else shape, leaf.dtype)
 
     def _call(self, node: Call) -> Value:
@@ -365,6 +384,7 @@ _CHECKS: dict[type[Any], Callable[[Checker, Any], Value]] = {
     Set: Checker._set,
     Call: Checker._call,
     Module: Checker._module,
+    Generating: check_generating,
     Map: check_map,
     Repeat: check_repeat,
     Cond: check_cond,

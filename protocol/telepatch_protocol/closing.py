@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING
 from telepatch_protocol.causality import Event, Schedule, schedule
 from telepatch_protocol.checked import Scope
 from telepatch_protocol.errors import CausalLoop, TooLarge
-from telepatch_protocol.graph import Get, Grad, Graph, Node, Set
+from telepatch_protocol.flow import check_flow
+from telepatch_protocol.graph import Generating, Get, Grad, Graph, Node, Set
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import given_to, refs_of
-from telepatch_protocol.sites import Found
+from telepatch_protocol.sites import TOKEN_ORDER, Found
 from telepatch_protocol.subgraphs import bodies_of, has_runs
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
 
 
-def close(checker: Checker, nodes: Iterable[Node], order: tuple[Node, ...], out: Mapping[str, Meta]) -> Scope:
+SAMPLED = ""
+"""What stands in a schedule for the choice of a token: it sees everything that was written before."""
+
+
+def close(
+    checker: Checker,
+    nodes: Iterable[Node],
+    order: tuple[Node, ...],
+    out: Mapping[str, Meta],
+    *,
+    sampled: str | None = None,
+) -> Scope:
     """The innermost scope as a whole.
 
     Args:
@@ -26,6 +38,7 @@ def close(checker: Checker, nodes: Iterable[Node], order: tuple[Node, ...], out:
         nodes: its nodes as they stand in the document.
         order: the same, each after those it needs.
         out: what is known of its outputs.
+        sampled: the invoke of which a token is chosen at the end, where it is a step of a generation.
 
     Raises:
         CausalLoop: a value depends on a write that it feeds.
@@ -35,7 +48,8 @@ def close(checker: Checker, nodes: Iterable[Node], order: tuple[Node, ...], out:
     own = {node.id for node in order}
     between = frozenset(node.id for node in order if happens_between(node))
     tracked = frozenset(own & checker.wrt)
-    plan = _scheduled(checker, list(nodes), order, between, tracked)
+    check_flow(order, level.values)
+    plan = _scheduled(checker, list(nodes), order, between, tracked, sampled)
     return Scope(
         order=order,
         values=level.values.maps[0] if hasattr(level.values, "maps") else level.values,
@@ -54,8 +68,9 @@ def close(checker: Checker, nodes: Iterable[Node], order: tuple[Node, ...], out:
 
 
 def happens_between(node: Node) -> bool:
-    """Whether a node happens only while no forward runs: gradients, and sub-graphs that run forwards themselves."""
-    if isinstance(node, Grad):
+    """Whether a node happens only while no forward runs: gradients, generations, and sub-graphs that run forwards
+    themselves."""
+    if isinstance(node, Grad | Generating):
         return True
     graphs = [body.graph for body in bodies_of(node)]
     return any(has_runs(one) or _has_grad(one.nodes) for one in graphs)
@@ -66,7 +81,12 @@ def _has_grad(nodes: Iterable[Node]) -> bool:
 
 
 def _scheduled(
-    checker: Checker, nodes: list[Node], order: tuple[Node, ...], between: frozenset[str], tracked: frozenset[str]
+    checker: Checker,
+    nodes: list[Node],
+    order: tuple[Node, ...],
+    between: frozenset[str],
+    tracked: frozenset[str],
+    sampled: str | None,
 ) -> Schedule:
     known = {node.id for node in order}
     inside = {id: {one.id for one in body if isinstance(one, Get | Set)} for id, body in checker.level.backward.items()}
@@ -77,8 +97,9 @@ def _scheduled(
     starts = {
         name: {ref.id for ref in given_to(invoke) if ref.id in known} for name, invoke in checker.level.invokes.items()
     }
+    last = [] if sampled is None else [Event(SAMPLED, sampled, TOKEN_ORDER + 1, writes=False)]
     plan = schedule(
-        _events(checker, nodes, tracked),
+        _events(checker, nodes, tracked) + last,
         needs,
         together=checker.together,
         between=between,

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from telepatch_protocol.errors import BadArgument, NotYetSupported
-from telepatch_protocol.graph import EXECUTED, Node, Run
-
-
-def check_run_kind(run: Run) -> None:
-    """Refuse runs that are not executed yet."""
-    if run.generate is not None or run.each is not None:
-        raise NotYetSupported(f"run '{run.id}' is a generation, which this service does not execute yet", node=run.id)
+from telepatch_protocol.graph import EXECUTED, Generating, Node, Run
 
 
 def check_plain(run: Run) -> None:
@@ -24,7 +18,7 @@ def check_plain(run: Run) -> None:
 
 def check_kind(node: Node) -> None:
     """Refuse kinds of nodes that are not executed yet."""
-    if node.kind not in EXECUTED:
+    if node.kind not in EXECUTED and not isinstance(node, Generating):
         raise NotYetSupported(
             f"node kind '{node.kind}' is part of the language, but not executed by this service yet; "
             f"executed: {', '.join(sorted(EXECUTED))}",

@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue
 from telepatch_protocol import PROTOCOL, refs
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import BadArgument, GraphError, ProtocolError, TooLarge, UnknownName
-from telepatch_protocol.graph import Arg, Fit, Get, Grad, Id, ModelRef, Node, Set, SubGraph, place_in
+from telepatch_protocol.graph import Arg, Fit, Get, Grad, Id, ModelRef, Node, Set, SubGraph, Written, place_in
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.subgraphs import STEP, bodies_of
 
@@ -48,7 +48,7 @@ class Fragment(Frozen):
     protocol: tuple[int, int] = PROTOCOL
     model: ModelRef
     arguments: dict[Id, Argument] = Field(default_factory=dict)
-    nodes: tuple[Node, ...]
+    nodes: tuple[Written, ...]
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     lines: dict[str, str] = Field(default_factory=dict)
 

@@ -97,7 +97,7 @@ class Each(Frozen):
     """A sub-graph evaluated at every step of a generation, with carried state."""
 
     state: dict[Id, Arg] = Field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
     emit: dict[Id, Arg] = Field(default_factory=dict)
@@ -105,7 +105,7 @@ class Each(Frozen):
 
 
 class Generate(Frozen):
-    """Settings that make a run a generation instead of one forward."""
+    """Settings that make a run a generation instead of one forward; `stop` is texts and token ids."""
 
     max_new_tokens: Arg
     temperature: Arg = 0
@@ -116,7 +116,7 @@ class Generate(Frozen):
 
 
 class Run(Frozen):
-    """One forward, or one generation, over its invokes."""
+    """One forward over its invokes, or the generation of one invoke."""
 
     id: Id
     invokes: tuple[Invoke, ...]
@@ -128,7 +128,7 @@ class SubGraph(Frozen):
     """The document in small; it sees every value outside it."""
 
     runs: tuple[Run, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     out: dict[Id, Arg] = Field(default_factory=dict)
 
 
@@ -143,8 +143,8 @@ class _Kinded(Frozen):
 class Get(_Kinded):
     """The value at a site, or of a parameter; `index` takes a part of it where it lies.
 
-    `invoke` is left out for parameters. `step` is the step of a generation, `call` which of several firings of a module
-    within one forward.
+    `invoke` is left out for parameters. `step` is a step of a generation, or several as a slice; `call` is which of
+    several firings of a module within one forward.
     """
 
     kind: Literal["get"] = "get"
@@ -259,7 +259,7 @@ class Optimiser(Frozen):
 class After(Frozen):
     """What happens after each update of a fit: changes of state, parameters and optimiser moments, and when to stop."""
 
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     reset_moments: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
@@ -287,7 +287,23 @@ class Fit(_Kinded):
     checkpoint_every: Arg = None
 
 
-Node = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+class Generating(Frozen):
+    """A generating run among the nodes of its scope: like a `map` it has a sub-graph, outputs, and needs.
+
+    It is not written so; `lowered` makes it of a `Run`, with the reads and writes outside `each` that are of its steps.
+    """
+
+    kind: Literal["generate"] = "generate"
+    id: Id
+    invoke: Invoke
+    generate: Generate
+    each: Each
+
+
+Written = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+"""A node as a document holds it."""
+
+Node = Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit | Generating
 
 KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
@@ -327,7 +343,7 @@ class Graph(Frozen):
     protocol: tuple[int, int] = (PROTOCOL[0], 0)
     model: ModelRef
     runs: tuple[Run, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Written, ...] = ()
     saves: dict[Id, str]
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     options: Options = Options()

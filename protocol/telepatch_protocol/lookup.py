@@ -21,6 +21,7 @@ from telepatch_protocol.literals import list_meta
 from telepatch_protocol.meta import UNKNOWN, Meta, shown
 from telepatch_protocol.ops.rules import index_meta
 from telepatch_protocol.sites import Found
+from telepatch_protocol.sizes import Dim
 from telepatch_protocol.subgraphs import MAX_DEPTH, STEP
 
 MAX_AXES = 32
@@ -43,6 +44,9 @@ class Level:
         counts: how many elements each of these stands for.
         backward: the nodes inside the gradients of this scope, in order.
         flops: floating-point operations of its nodes.
+        generated: invokes that generate, with the runs that they are of.
+        stepping: whether it is a step of a generation.
+        attended: at a step after the prompt, how many positions attention sees.
     """
 
     values: MutableMapping[str, Value]
@@ -54,6 +58,9 @@ class Level:
     counts: dict[str, Mapping[Key, int]] = field(default_factory=dict)
     backward: dict[str, tuple[Node, ...]] = field(default_factory=dict)
     flops: float = 0.0
+    generated: dict[str, str] = field(default_factory=dict)
+    stepping: bool = False
+    attended: Dim | None = None
 
 
 class Lookup:
@@ -132,7 +139,7 @@ class Lookup:
 
     def check_id(self, name: str) -> None:
         """Refuse a name that stands for something already."""
-        if name in self.values or any(name in level.inputs for level in self.levels):
+        if name in self.values or any(name in level.inputs or name in level.generated for level in self.levels):
             raise BadArgument(_TWICE.format(name), node=name)
 
     def lookup(self, ref: refs.Ref) -> Value:

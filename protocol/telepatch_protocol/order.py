@@ -9,16 +9,16 @@ from pydantic import JsonValue
 from telepatch_protocol import indexing, refs, sites
 from telepatch_protocol.errors import BadArgument, GraphError
 from telepatch_protocol.graph import Call, Get, Graph, Invoke, Module, Node, Run, Set, SubGraph
-from telepatch_protocol.subgraphs import Body, arguments_of, bodies_of, inputs_of
+from telepatch_protocol.subgraphs import Body, arguments_of, bodies_of, each_body, inputs_of, settings_of
 
 
 def refs_of(node: Node) -> list[refs.Ref]:
     """Every reference of a node to values outside it: arguments, indices, values, numbers in sites, and what its
     sub-graphs take from where it stands."""
     if isinstance(node, Get):
-        return [*indexing.refs_of(node.index), *_holes(node.site)]
+        return [*indexing.refs_of(node.index), *_holes(node.site), *_steps(node)]
     if isinstance(node, Set):
-        return [*refs.walk(node.value), *indexing.refs_of(node.index), *_holes(node.site)]
+        return [*refs.walk(node.value), *indexing.refs_of(node.index), *_holes(node.site), *_steps(node)]
     if isinstance(node, Call | Module):
         found = [ref for arg in (*node.args, *node.kwargs.values()) for ref in _argument_refs(arg)]
         return found + (_holes(f"{node.path}:output") if isinstance(node, Module) else [])
@@ -29,12 +29,26 @@ def refs_of(node: Node) -> list[refs.Ref]:
 def taken_by(body: Body) -> list[refs.Ref]:
     """What a sub-graph takes from outside."""
     graph = body.graph
-    found = [ref for run in graph.runs for invoke in run.invokes for ref in given_to(invoke)]
+    found = [ref for run in graph.runs for ref in _refs_of_run(run)]
     found += [ref for node in graph.nodes for ref in refs_of(node)]
     inside = {*body.binds, *(node.id for node in graph.nodes), *(run.id for run in graph.runs)}
     found += refs.walk(list(graph.out.values()))
     free = [ref for ref in found if ref.id not in inside]
     return free + [ref for ref in refs.walk(list(body.tail)) if ref.id not in inside and ref.id not in graph.out]
+
+
+def _refs_of_run(run: Run) -> list[refs.Ref]:
+    """What a run takes from the scope that it stands in, and from outside."""
+    found = [ref for invoke in run.invokes for ref in given_to(invoke)]
+    if run.generate is not None:
+        found += refs.walk(settings_of(run.generate))
+    if run.each is not None:
+        found += [*refs.walk(list(run.each.state.values())), *taken_by(each_body(run.id, run.each))]
+    return found
+
+
+def _steps(node: Get | Set) -> list[refs.Ref]:
+    return [] if node.step is None else indexing.refs_of([node.step])
 
 
 def given_to(invoke: Invoke) -> list[refs.Ref]:

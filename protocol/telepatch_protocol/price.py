@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.causality import Pass
 from telepatch_protocol.checked import Checked, Scope
+from telepatch_protocol.closing import SAMPLED
+from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.graph import Grad, Map, Node
+from telepatch_protocol.generating import FIRST
+from telepatch_protocol.graph import Generating, Grad, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
@@ -102,10 +105,21 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool) -> _Cost:
     for node in scope.order:
         for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
             for key, body in scope.bodies.get(name, {}).items():
-                one = _cost(body, set(), card, graphs)
+                one = _cost(body, set(), card, graphs and not isinstance(node, Generating))
                 found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
+    made = [node for node in scope.order if isinstance(node, Generating)]
+    beside = sum(inside[node.id] + _cache(node, scope, card) for node in made)  # they take their steps together
+    inside |= {node.id: beside for node in made}
     return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
+
+
+def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
+    """Bytes of what a generation keeps of all that it has read, at its end."""
+    bodies, counts = scope.bodies[node.id], scope.counts[node.id]
+    first = bodies[FIRST].inputs[node.invoke.id]
+    longest = _known(first.length, card.limits.max_positions) + sum(counts.values()) - 1
+    return _known(first.rows, 1) * min(longest, card.limits.max_positions) * card.cache_bytes
 
 
 def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:
@@ -141,7 +155,12 @@ def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
 
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:
     """Bytes of the widest activation up to where the forward stops."""
-    place = bisect_right(card.widest, one.stop, key=lambda event: event[0])
+    stop = one.stop
+    head, width = card.widest[-1] if card.widest else (0, 0)
+    if one.events[-1].node == SAMPLED and width == card.vocabulary * ITEM_BYTES[card.dtype]:
+        # a generation has logits of the newest position alone, unless somebody looks at others
+        stop = max([head - 1, *(event.order for event in one.events[:-1])])
+    place = bisect_right(card.widest, stop, key=lambda event: event[0])
     return tokens * card.widest[place - 1][1] * ACTIVATIONS_ALIVE if place else 0
 
 

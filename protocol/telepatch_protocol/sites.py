@@ -8,6 +8,7 @@
     blocks.3:q                       a standard alias that is a view: (row, pos, head, width of a head)
     model.layers.3:source.hidden_states_1.output   an operation inside the module's forward
     lm_head:param.weight             a parameter or buffer
+    :token                           the tokens that a step of a generation has sampled, one for each row
 
 Two spellings of one place resolve to the same `Place`.
 """
@@ -26,6 +27,12 @@ from telepatch_protocol.sources import Events, events_of, operation_at
 
 PORTS = ("input", "output", "inputs", "outputs", "param", "source")
 """Ports that every module has."""
+
+TOKEN = "token"
+"""The port, of the whole model, of the token that a generation has sampled: ``:token``."""
+
+TOKEN_ORDER = 2**40
+"""Its place among the events of a step: after every module."""
 
 _GRAD = "grad"
 _LATER = ("grad",)
@@ -142,6 +149,17 @@ def native_path(card: ModelCard, path: str) -> str:
     if best is None:
         return path
     return ".".join([best[1], *segments[best[0] :]])
+
+
+def sampled_token(site: Site) -> Found:
+    """The site of the sampled token.
+
+    Raises:
+        UnknownSite: of a module.
+    """
+    if site.path or site.leaf is not None:
+        raise UnknownSite(f"'{site}': the sampled token is of the model as a whole; write ':{TOKEN}'")
+    return Found(Place("", TOKEN, ""), TOKEN_ORDER, Leaf(axes=("row",), dtype="int64"))
 
 
 def find(card: ModelCard, site: Site, call: int | None = None) -> tuple[Found, ...]:

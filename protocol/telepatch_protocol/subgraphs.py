@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from telepatch_protocol.graph import Arg, Cond, Grad, Graph, Invoke, Map, Node, Repeat, Run, SubGraph
+from telepatch_protocol.graph import (
+    Arg,
+    Cond,
+    Each,
+    Generate,
+    Generating,
+    Grad,
+    Graph,
+    Invoke,
+    Map,
+    Node,
+    Repeat,
+    Run,
+    SubGraph,
+)
 
 MAX_DEPTH = 8
 """How deep sub-graphs may nest."""
 
 STEP = "step"
-"""The name under which the body of a `repeat` knows how often it has run before."""
+"""The name under which the body of a `repeat` knows how often it has run before, and a generation's `each` its step."""
 
 VALUE = "value"
 """The one output of a branch of a `cond` that stands for the value itself."""
@@ -43,9 +57,18 @@ def bodies_of(node: Node) -> tuple[Body, ...]:
     if isinstance(node, Cond):
         branches = (("then", node.then), ("else", node.else_))
         return tuple(Body(f"{node.id}.{name}", one) for name, one in branches if isinstance(one, SubGraph))
+    if isinstance(node, Generating):
+        return (each_body(node.id, node.each),)
     if isinstance(node, Grad) and node.body is not None:
         return (Body(node.id, node.body),)
     return ()
+
+
+def each_body(run: str, each: Each) -> Body:
+    """The sub-graph of a generation."""
+    tail = (*each.carry.values(), each.stop, *each.emit.values())
+    graph = SubGraph.model_construct(runs=(), nodes=each.nodes, out=each.out)
+    return Body(run, graph, frozenset({*each.state, STEP}), tail)
 
 
 def arguments_of(node: Node) -> tuple[Arg, ...]:
@@ -56,6 +79,8 @@ def arguments_of(node: Node) -> tuple[Arg, ...]:
         return (node.n, *node.carry.values())
     if isinstance(node, Cond):
         return (node.if_, *(one for one in (node.then, node.else_) if not isinstance(one, SubGraph)))
+    if isinstance(node, Generating):
+        return (*inputs_of(node.invoke), *settings_of(node.generate), *node.each.state.values())
     return (node.of, *node.wrt) if isinstance(node, Grad) else ()
 
 
@@ -65,16 +90,27 @@ def inputs_of(invoke: Invoke) -> list[Arg]:
     return [invoke.text, invoke.ids, chat, *(invoke.inputs or {}).values()]
 
 
+def settings_of(generate: Generate) -> list[Arg]:
+    """What the settings of a generation are."""
+    return list(dict(generate).values())
+
+
 def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
-    """Every node, at any depth, those of sub-graphs after the node that carries them."""
-    stack = [iter(graph.nodes)]
+    """Every node, at any depth, those of sub-graphs after the node that carries them, those of runs first."""
+    stack: list[Iterator[Node]] = [_own_nodes(graph)]
     while stack:
         node = next(stack[-1], None)
         if node is None:
             stack.pop()
             continue
         yield node
-        stack.extend(iter(body.graph.nodes) for body in reversed(bodies_of(node)))
+        stack.extend(_own_nodes(body.graph) for body in reversed(bodies_of(node)))
+
+
+def _own_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
+    for run in graph.runs:
+        yield from run.each.nodes if run.each is not None else ()
+    yield from graph.nodes
 
 
 def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:

@@ -86,6 +86,7 @@ def model_card() -> ModelCard:
     return ModelCard(
         id="tiny",
         revision="abc",
+        vocabulary=VOCABULARY,
         limits=Limits(max_positions=64),
         aliases=aliases,
         modules=tuple(modules),

@@ -73,7 +73,8 @@ class Gateway:
     def happen(self, kind: str, job: str, data: dict[str, Any]) -> None:
         """One more event."""
         with self.news:
-            self.jobs[job]["state"] = kind
+            if kind != "values":
+                self.jobs[job]["state"] = kind
             self.events.append({"id": f"{len(self.events) + 1}-0", "type": kind, "job": job, "at": 1.0, "data": data})
             self.news.notify_all()
 

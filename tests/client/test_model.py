@@ -148,7 +148,7 @@ def test_only_ports_are_assigned(model: Model) -> None:
         model.blocks[0].output = 0
 
 
-@pytest.mark.parametrize("name", ["generate", "fit", "edit"])
+@pytest.mark.parametrize("name", ["fit"])
 def test_later_parts_of_the_language_refuse_by_name(model: Model, name: str) -> None:
     with pytest.raises(NotYetSupported, match=name) as caught:
         getattr(model, name)("x")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import httpx
@@ -78,7 +79,7 @@ WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": N
 
 
 def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
-    _, *documents = blocks("docs/protocol.md", "json")
+    _, *documents = [block for block in blocks("docs/protocol.md", "json") if '"generate"' not in block]
     saved = {}
     for document in documents:
         answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
@@ -89,3 +90,17 @@ def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
     assert set(saved) == set(WORKED)
     for name, shape in WORKED.items():
         assert shape is None or saved[name]["shape"] == shape
+
+
+def test_the_protocols_generation_steers_and_stops(demo_url: str):
+    (document,) = [block for block in blocks("docs/protocol.md", "json") if '"generate"' in block]
+    request = urllib.request.Request(
+        f"{demo_url}/v1/jobs?wait=60&format=json", document.encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        (job,) = json.load(answer)["jobs"]
+    assert job["state"] == "completed", job
+    values = {name: found["values"] for name, found in job["values"].items()}
+    fired = [score[0] > 1.0 for score in values["score"]].index(True)
+    assert len(values["score"]) == fired + 4
+    assert (values["since"], values["reasons"]) == (4, [4])

@@ -16,6 +16,7 @@ from telepatch_protocol.check import check
 from telepatch_protocol.data import Column, Columns
 from telepatch_protocol.errors import NotYetSupported, ProtocolError, TelepatchError, VersionError
 from telepatch_protocol.graph import EXECUTED, KINDS, Graph
+from telepatch_protocol.meta import Meta
 
 GOLDEN = Path(__file__).parents[1] / "wire" / "1.0"
 FILES = sorted(GOLDEN.glob("*.json"))
@@ -80,9 +81,10 @@ def test_a_kind_of_a_later_version_is_refused_by_name(name: str, card: ModelCard
         check(graph, card)
 
 
-def test_generations_are_refused_by_name(card: ModelCard):
-    with pytest.raises(NotYetSupported, match="generation"):
-        check(golden("generate").model_copy(update={"constants": {"prompt": "x"}}), card)
+def test_the_golden_generation_passes_the_check(card: ModelCard):
+    card = card.model_copy(update={"tokenizer": "0" * 64})
+    saves = check(golden("generate"), card, attachment={"w": Meta((8,), "float32")}).saves
+    assert set(saves) == set(golden("generate").saves)
 
 
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():

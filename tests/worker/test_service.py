@@ -25,6 +25,7 @@ import torch
 from telepatch_broker.blobs import DirectoryBlobs, chunks_of
 from telepatch_broker.connection import connect
 from telepatch_broker.data import Uploads
+from telepatch_broker.events import START, EventLog
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
@@ -293,6 +294,46 @@ async def test_progress_is_told_to_the_owner(desk, monkeypatch):
         await desk.submit(job)
         await desk.ended(job.id)
     assert told == [(job.id, "progress", {"done": done, "total": 2}) for done in (1, 2)]
+
+
+async def test_tokens_are_told_to_the_owner_in_order_while_the_job_runs_and_before_it_ends(desk):
+    each = {
+        "nodes": [
+            desk.build.get("h", "blocks.1:resid_post", [":", -1], invoke="a"),
+            desk.build.call("n", "norm", "$h"),
+        ],
+        "emit": {"norm": "$n"},
+        "out": {"norm": "$n"},
+    }
+    run = {
+        "id": "r",
+        "generate": {"max_new_tokens": 120},
+        "invokes": [{"id": "a", "ids": A}],
+        "each": each,
+    }
+    document = {
+        "protocol": [1, 0],
+        "model": {"id": MODEL},
+        "runs": [run],
+        "nodes": [],
+        "saves": {"tokens": "$r.tokens", "norm": "$r.norm"},
+    }
+    job = desk.job(document=json.dumps(document).encode())
+    async with desk.worker():
+        await desk.submit(job)
+        assert set((await desk.ended(job.id)).values()) == {"completed"}
+    client = connect(desk.url)
+    events = [event for event in await EventLog(client).read("ada", START) if event.job == job.id]
+    await client.aclose()
+    told = [one for event in events if event.type == "values" for one in event.data["values"]]
+    kinds = [event.type for event in events if event.type != "progress"]
+    assert kinds[-1] == "completed"
+    assert kinds.count("values") > 1  # in several parts: while it ran
+    found = await desk.values(job.id)
+    assert [one["step"] for one in told[:-1]] == list(range(120))
+    assert [one["tokens"][0] for one in told[:-1]] == found["tokens"][0].tolist()
+    assert [one["values"]["norm"] for one in told[:-1]] == pytest.approx(found["norm"].tolist())
+    assert told[-1] == {"run": "r", "lengths": [120], "reasons": ["length"]}
 
 
 async def test_leases_are_kept_while_a_batch_takes_longer_than_they_last(desk, slow):

@@ -75,7 +75,8 @@ def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
-    ask for gradients, or run under eager attention, apart from those that do not.
+    ask for gradients, or run under eager attention, apart from those that do not; those that generate last, since they
+    take long.
 
     Args:
         plans: the jobs.
@@ -83,10 +84,12 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     shared = sorted((plan for plan in plans if not plan.alone), key=order)
-    kinds = {(plan.grads, plan.eager): None for plan in shared}
-    alike = ([plan for plan in shared if (plan.grads, plan.eager) == kind] for kind in kinds)
-    found = [group for kind in alike for group in pieces(kind, tokens=tokens, rows=rows)]
-    return found + [[plan] for plan in plans if plan.alone]
+    kinds = {(plan.generates, plan.grads, plan.eager): None for plan in shared}
+    alike = {kind: [one for one in shared if (one.generates, one.grads, one.eager) == kind] for kind in kinds}
+    found = {kind: pieces(alike[kind], tokens=tokens, rows=rows) for kind in kinds}
+    short = [group for kind in kinds if not kind[0] for group in found[kind]]
+    long = [group for kind in kinds if kind[0] for group in found[kind]]
+    return short + [[plan] for plan in plans if plan.alone] + long
 
 
 class Sized(Protocol):

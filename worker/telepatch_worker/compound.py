@@ -9,15 +9,17 @@ import torch
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.graph import Cond, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.graph import Cond, Generating, Grad, Map, Node, Repeat, SubGraph
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_worker.edits import Edits
+from telepatch_worker.emitting import tell
 from telepatch_worker.folds import Fold, stacked
 from telepatch_worker.kernels import DTYPES
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Backward, Work, together
+from telepatch_worker.steps import generated
 from telepatch_worker.values import Value, as_tensor
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
         frames = [(at, elements.frame(at)) for at in chunk]
         yield from together(one.run() for _, one in frames)
         for at, one in frames:
-            fold.add(at, one.outputs(node.body.out))
+            out = one.outputs(node.body.out)
+            tell(one, node.id, node.emit, out)
+            fold.add(at, out)
             one.close()
     return fold.values()
 
@@ -53,13 +57,14 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     plan = frame.plan.body(node.id)
     for step in range(times):
         frame.context.pause()
-        inner = frame.inside(plan, {**carried, STEP: step})
+        inner = frame.inside(plan, {**carried, STEP: step}, at=step)
         yield from inner.run()
         out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
         carried |= {name: out[name] for name in carried}
         for name, rows in others.items():
             rows.append(out[name])
             frame.context.hold(out[name].nbytes)
+        tell(inner, node.id, node.emit, out)
         going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
         inner.close()
         if not going:
@@ -117,4 +122,5 @@ _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
     Repeat: _repeat,
     Cond: _cond,
     Grad: _grad,
+    Generating: generated,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -12,12 +14,15 @@ from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
+from telepatch_worker.decode import Decoder
+from telepatch_worker.decoding import decode
 from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved, Part
 from telepatch_worker.load import Loaded, padding_of
+from telepatch_worker.lobby import Room
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.requests import Backward, Forward
+from telepatch_worker.requests import Backward, Decode, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
@@ -25,6 +30,10 @@ __all__ = ["BatchLimits", "Engine", "Outcome", "Task"]
 
 Progress = Callable[[str, int, int], None]
 """Told the id of a job, how many of its forwards are done, and how many there are."""
+
+
+Values = Callable[[str, dict[str, Any]], None]
+"""Told the id of a job, and small values of it as they come: tokens of its generations, and what it emits."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ def _quiet(job: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+def _unseen(job: str, values: dict[str, Any]) -> None:
+    """Values that nobody watches."""
+
+
 def _unheard(outcome: Outcome) -> None:
     """An end that nobody waits for."""
 
@@ -100,6 +113,7 @@ class _Desk:
 
     cancelled: Callable[[], set[str]]
     progress: Progress
+    values: Values
     settled: _Settled
 
 
@@ -134,6 +148,7 @@ class Engine:
         *,
         cancelled: Callable[[], set[str]] = set,
         progress: Progress = _quiet,
+        values: Values = _unseen,
         ended: Callable[[Outcome], None] = _unheard,
         proceed: Callable[[], bool] = _always,
     ) -> list[Outcome]:
@@ -143,6 +158,7 @@ class Engine:
             tasks: the jobs; their ids differ.
             cancelled: asked at every site: ids of jobs that are to stop.
             progress: told when a forward of a job of several is over.
+            values: told what jobs stream, from inside their forwards.
             ended: told of each job as soon as it has ended, before the others have.
             proceed: asked before each batch; once it says no, jobs that have not begun are left out.
 
@@ -152,7 +168,7 @@ class Engine:
         if len({task.id for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same id")
         settled = _Settled(ended)
-        desk = _Desk(cancelled, progress, settled)
+        desk = _Desk(cancelled, progress, values, settled)
         plans = [plan for task in tasks if (plan := self._planned(task, settled)) is not None]
         for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
             if not proceed():
@@ -234,7 +250,16 @@ class Engine:
     def _running(self, plan: Plan, clock: Clock, desk: _Desk, limits: BatchLimits) -> Running:
         device = self.loaded.device
         return Running(
-            plan, self.model, self.card, device, clock, desk.cancelled, rows=limits.rows, tokens=limits.tokens
+            plan,
+            self.model,
+            self.card,
+            device,
+            clock,
+            desk.cancelled,
+            rows=limits.rows,
+            tokens=limits.tokens,
+            values=partial(desk.values, plan.id),
+            decode=self._text(),
         )
 
     def _round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
@@ -246,6 +271,7 @@ class Engine:
             batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
         for batch in batches:
             self._forward(batch)
+        self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
         fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
 
     def _forward(self, wanted: Sequence[_Wanted]) -> None:
@@ -278,6 +304,17 @@ class Engine:
         tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
         mask = any(one.run.plan.reads_engine for one in wanted)
         return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
+
+    def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:
+        """Every generation, in steps that they share."""
+        if wanted:
+            room = Room(rows=limits.rows, tokens=limits.tokens)
+            with attention(self.loaded.module, eager=wanted[0][0].plan.eager):
+                decode(Decoder(self.model, self.loaded, room), wanted)
+
+    def _text(self) -> Callable[[list[int]], str] | None:
+        tokenizer = self.loaded.tokenizer
+        return None if tokenizer is None else lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def _tokenize_one(self, text: str) -> list[int]:
         if self.loaded.tokenizer is None:

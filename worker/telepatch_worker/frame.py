@@ -15,7 +15,7 @@ from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
-from telepatch_protocol.graph import Arg, Call, Get, Graph, Module, Node, Set
+from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
 from telepatch_worker.data import value_of
@@ -24,7 +24,7 @@ from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Work, at_once
+from telepatch_worker.requests import Forward, Work, at_once, together
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.tracks import Track, place_track, value_track
 from telepatch_worker.trouble import during
@@ -54,6 +54,8 @@ class Context:
         pause: called between two nodes; raises where the job must stop.
         fail: told what was raised while a forward ran.
         rows, tokens: how much of a map runs at once.
+        values: told small values as they come.
+        decode: gives the text of token ids; None for a model without a tokenizer.
         held: bytes of values alive.
     """
 
@@ -65,6 +67,8 @@ class Context:
     fail: Callable[[Exception], None]
     rows: int
     tokens: int
+    values: Callable[[dict[str, Any]], None]
+    decode: Callable[[list[int]], str] | None
     held: int = 0
 
     @property
@@ -94,11 +98,18 @@ class Frame:
         context: of the job.
         outer: the scope around it.
         bound: what its names stand for.
+        place: which element of which map, or step of which repeat, from the outermost on.
     """
 
     def __init__(
-        self, plan: ScopePlan, context: Context, outer: Frame | None = None, bound: Mapping[str, Value] | None = None
+        self,
+        plan: ScopePlan,
+        context: Context,
+        outer: Frame | None = None,
+        bound: Mapping[str, Value] | None = None,
+        place: tuple[int, ...] = (),
     ) -> None:
+        self.place = place
         self.plan = plan
         self.context = context
         self.outer = outer
@@ -127,21 +138,27 @@ class Frame:
         """Compute what needs nothing."""
         self._compute(name for name, missing in self._missing.items() if not missing)
 
-    def inside(self, plan: ScopePlan, bound: Mapping[str, Value]) -> Frame:
-        """A scope in this one."""
-        return Frame(plan, self.context, self, bound)
+    def inside(self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None) -> Frame:
+        """A scope in this one; `at` is its number, where it is one of several."""
+        return Frame(plan, self.context, self, bound, self.place if at is None else (*self.place, at))
 
     def after(self, out: Mapping[str, Value]) -> Frame:
         """This scope where its outputs have names, too."""
-        return Frame(_EMPTY, self.context, self, out)
+        return Frame(_EMPTY, self.context, self, out, self.place)
 
     def _between(self) -> Work[None]:
-        """Whatever waits for a forward to be over."""
+        """Whatever waits for a forward to be over: one after the other, generations side by side."""
         while self._waiting:
-            node = self.plan.nodes[self._waiting.popleft()]
-            with during(self.context.graph, node):
-                value = yield from compound.evaluated(self, node)
-            self._obtained(node, value)
+            nodes = [self.plan.nodes[name] for name in self._waiting]
+            now = [node for node in nodes if isinstance(node, Generating)] or nodes[:1]
+            for node in now:
+                self._waiting.remove(node.id)
+            yield from together(self._happen(node) for node in now)
+
+    def _happen(self, node: Node) -> Work[None]:
+        with during(self.context.graph, node):
+            value = yield from compound.evaluated(self, node)
+        self._obtained(node, value)
 
     # Where forwards pass
 

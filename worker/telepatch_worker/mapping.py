@@ -63,7 +63,7 @@ class Elements:
     def frame(self, at: int) -> Frame:
         """The scope of one element."""
         bound = self._bound(at)
-        return self._frame.inside(self._plan(bound), bound)
+        return self._frame.inside(self._plan(bound), bound, at=at)
 
     def _bound(self, at: int) -> dict[str, Value]:
         places = self._places(at)
@@ -95,11 +95,12 @@ class Elements:
     def _size(self, at: int) -> tuple[int, int]:
         """Rows and positions of an element's inputs, sub-graphs inside it not counted."""
         bound = self._bound(at)
-        scope = self._plan(bound).scope
-        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in scope.inputs.values())
+        plan = self._plan(bound)
+        sizes, invokes = plan.inputs(), plan.invoked()
+        rows = sum(one.rows if isinstance(one.rows, int) else 1 for one in sizes.values())
         lengths = (
-            one.length if isinstance(one.length, int) else self._length(scope.invokes[name], bound)
-            for name, one in scope.inputs.items()
+            one.length if isinstance(one.length, int) else self._length(invokes[name], bound)
+            for name, one in sizes.items()
         )
         return max(1, rows), max(lengths, default=1)
 

@@ -21,7 +21,7 @@ from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
 from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
-from telepatch_protocol.subgraphs import all_nodes
+from telepatch_protocol.subgraphs import all_nodes, all_runs
 from telepatch_worker.data import Columns, described
 from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
@@ -66,6 +66,7 @@ class Plan:
         eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
+        generates: whether it generates; such jobs run after those that do not.
         wrt: names of values of which gradients are asked.
         splits: whether it can run in smaller forwards than it would.
         price: what it costs.
@@ -80,6 +81,7 @@ class Plan:
     eager: bool
     reads_engine: bool
     grads: bool
+    generates: bool
     wrt: frozenset[str]
     splits: bool
     price: Price
@@ -124,7 +126,7 @@ class Plan:
         return None
 
     def _inputs(self) -> Iterator[Input]:
-        return iter(self.checked.inputs.values())
+        return iter(self.root.inputs().values())
 
 
 def _known(dim: Dim) -> int:
@@ -163,6 +165,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
         grads=bool(gradients),
+        generates=any(run.generate is not None for run in all_runs(graph)),
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
         splits=any(isinstance(node, Map) for node in nodes),
         price=price(checked, card),

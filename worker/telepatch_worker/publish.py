@@ -8,6 +8,7 @@ from itertools import chain
 import structlog
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from telepatch_protocol.card import (
     Aliases,
@@ -26,6 +27,7 @@ from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.families import aliases_of
 from telepatch_worker.named_models import probe_named
 from telepatch_worker.neighbours import rows_are_apart
+from telepatch_worker.past_price import past_bytes
 from telepatch_worker.probe import probe_inputs, watch
 from telepatch_worker.source_cards import Offered, offer
 from telepatch_worker.standard_ports import with_standard_ports
@@ -126,6 +128,14 @@ def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tu
     )
 
 
+def cache_bytes(model: nn.Module) -> int:
+    """Bytes that one more position of one row takes in a generation, where no layer lets old ones go."""
+    if not isinstance(model, PreTrainedModel):
+        return 0
+    two, three = (past_bytes(model.config, model.dtype, 1, positions) for positions in (2, 3))
+    return three - two
+
+
 def model_card(
     model: nn.Module,
     file: CardFile,
@@ -169,6 +179,7 @@ def model_card(
         tokenizer=tokenizer,
         chat=chat,
         tolerance=file.bound,
+        cache_bytes=cache_bytes(model) if file.kind == "causal" else 0,
         limits=limits,
         aliases=aliases,
         inputs=dict(inputs),

@@ -1,4 +1,4 @@
-"""What a job asks of the engine on its way: forwards of its invokes, and gradients."""
+"""What a job asks of the engine on its way: forwards of its invokes, generations, and gradients."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from telepatch_worker.named_inputs import NamedInput
 
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
+    from telepatch_worker.generation import Generation, Owner
     from telepatch_worker.inputs import Given
     from telepatch_worker.tracks import Track
 
@@ -67,7 +68,27 @@ class Backward:
     found: list[list[torch.Tensor | None]] = field(default_factory=list)
 
 
-Request = Forward | Backward
+@dataclass(frozen=True)
+class Decode:
+    """One generation, from its prompt to its end.
+
+    Attributes:
+        frame: the scope in which it stands.
+        generation: what it is.
+        owner: what happens at its steps.
+    """
+
+    frame: Frame
+    generation: Generation
+    owner: Owner
+
+    @property
+    def steps(self) -> int:
+        """How many it takes at most."""
+        return self.generation.ending.max_new_tokens
+
+
+Request = Forward | Backward | Decode
 
 Work = Generator[list[Request], None, T]
 """Work that now and then needs requests fulfilled: all of a list, before it goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Request
+from telepatch_worker.requests import Decode, Forward, Request
 from telepatch_worker.trouble import as_job_error, bare
 
 
@@ -41,6 +42,8 @@ class Running:
         clock: of the batch.
         cancelled: tells the ids of cancelled jobs.
         rows, tokens: how much of a map runs at once.
+        values: told small values as they come.
+        decode: gives the text of token ids; None for a model without a tokenizer.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Running:
         *,
         rows: int,
         tokens: int,
+        values: Callable[[dict[str, Any]], None],
+        decode: Callable[[list[int]], str] | None,
     ) -> None:
         self.plan = plan
         self.clock = clock
@@ -64,7 +69,7 @@ class Running:
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
         self.saved: dict[str, torch.Tensor] | None = None
-        context = Context(plan, model, card, device, self.check, self.fail, rows, tokens)
+        context = Context(plan, model, card, device, self.check, self.fail, rows, tokens, values, decode)
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)
 
@@ -75,7 +80,7 @@ class Running:
 
     def advance(self) -> None:
         """Go on until the job needs something, or is over."""
-        self.done += sum(isinstance(one, Forward) for one in self.wanted)
+        self.done += sum(one.steps if isinstance(one, Decode) else isinstance(one, Forward) for one in self.wanted)
         self.wanted = []
         if self.error is not None or self.saved is not None:
             return

@@ -10,7 +10,10 @@ from telepatch_protocol import refs
 from telepatch_protocol.bodies import holes_in
 from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
-from telepatch_protocol.graph import Arg, Get, Grad, Map, Node, Repeat, Set
+from telepatch_protocol.closing import SAMPLED
+from telepatch_protocol.generating import FIRST
+from telepatch_protocol.graph import Arg, Generating, Get, Grad, Invoke, Map, Node, Repeat, Set
+from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
@@ -61,6 +64,18 @@ class ScopePlan:
     def invokes(self, number: int) -> tuple[str, ...]:
         """The invokes that take part in a forward."""
         return self.scope.schedule.passes[number].invokes
+
+    def inputs(self) -> dict[str, Input]:
+        """Sizes of its own invokes, those that generate with their prompts."""
+        prompts = (self.scope.bodies[one.id][FIRST].inputs for one in self._generating())
+        return {**self.scope.inputs, **{name: size for one in prompts for name, size in one.items()}}
+
+    def invoked(self) -> dict[str, Invoke]:
+        """Its own invokes, those that generate too."""
+        return {**self.scope.invokes, **{one.invoke.id: one.invoke for one in self._generating()}}
+
+    def _generating(self) -> list[Generating]:
+        return [node for node in self.nodes.values() if isinstance(node, Generating)]
 
     def body(self, name: str, key: Key = ()) -> ScopePlan:
         """How a sub-graph is evaluated."""
@@ -180,6 +195,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             replaced(found, whole=event.writes and event.node in whole),
         )
         for event in one.events
+        if event.node != SAMPLED
         for found in (scope.places[event.node][event.part],)
     )
 
@@ -201,7 +217,7 @@ def _uses(
     """Once for each pure node that needs a value, for each moment, as often as it happens, and for each input."""
     happening = [*pure, *(moment.node for moments in passes for moment in moments if not moment.again)]
     found = Counter(needed for name in happening for needed in needs.get(name, ()))
-    for invoke in {name: None for one in scope.schedule.passes for name in one.invokes}:
+    for invoke in {name: None for one in scope.schedule.passes for name in one.invokes if name in scope.invokes}:
         found.update(ref.id for ref in given_to(scope.invokes[invoke]) if ref.id in needs)
     return found
 

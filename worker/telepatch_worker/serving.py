@@ -20,6 +20,7 @@ from telepatch_worker.engine import Engine, Outcome, Task
 from telepatch_worker.intake import task_of
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
+from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
 
 _log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class Serving:
         self.recent = Recent(settings.worker_recent_bytes)
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
+        self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
         self._abandoned = False
         self._writing: set[asyncio.Task[None]] = set()
@@ -119,6 +121,9 @@ class Serving:
         def tell(job: str, done: int, total: int) -> None:
             loop.call_soon_threadsafe(self._tell, job, done, total)
 
+        def values(job: str, data: dict[str, Any]) -> None:
+            loop.call_soon_threadsafe(self._streams.add, job, data)
+
         def ended(outcome: Outcome) -> None:
             loop.call_soon_threadsafe(self._ended, outcome)
 
@@ -127,6 +132,7 @@ class Serving:
             tasks,
             cancelled=lambda: set(self._mine) if self._abandoned else self._lost,
             progress=tell,
+            values=values,
             ended=ended,
             proceed=lambda: not self._stop.is_set(),
         )
@@ -145,13 +151,18 @@ class Serving:
     async def _note(self, job: str, done: int, total: int) -> None:
         await self.lane.note(job, self.worker, "progress", {"done": done, "total": total})
 
+    async def _tell_values(self, job: str, data: dict[str, Any]) -> None:
+        await self.lane.note(job, self.worker, "values", data)
+
     async def _hand_in(self, outcome: Outcome) -> None:
         """Store what came of a job, and let it go."""
         job = self._mine.get(outcome.id)
         try:
             if outcome.id not in self._lost:
+                await self._safely(self._streams.flush(outcome.id))
                 await self._store(outcome)
         finally:
+            self._streams.forget(outcome.id)
             self._mine.pop(outcome.id, None)
             self._lost.discard(outcome.id)
         error = None if outcome.error is None else outcome.error.code()
