@@ -17,8 +17,8 @@ PROMPT, OTHER = "Paris is the capital of", "Rome is the capital of Italy, and"
     "generate, tracer.result",
     "with model.generate(PROMPT, max_new_tokens=6) as tracer:",
     "with model.generate(PROMPT, max_new_tokens=6) as t:",
-    note="`t.result` is the text, `t.generated` the new ids, without the prompt's. Greedy unless a temperature is given, "
-    "in both.",
+    note="`t.result` is the text, `t.generated` the new ids, without the prompt's. Greedy unless a temperature is "
+    "given, in both.",
 )
 class Generate:
     @staticmethod
@@ -211,8 +211,7 @@ class State:
     "generation with several invokes",
     "with tracer.invoke(OTHER):",
     "with t.invoke(OTHER) as b:",
-    note="Each with settings of its own (`t.invoke(prompt, temperature=0.7, seed=1)`); nnsight's `generate` has one for "
-    "all.",
+    note="Each with settings of its own (`t.invoke(prompt, temperature=0.7, seed=1)`); nnsight has one set for all.",
 )
 class Invokes:
     @staticmethod

@@ -133,8 +133,8 @@ class Modules:
     "edit",
     "with model.edit() as (tracer, edited):",
     "with model.edit() as e:",
-    note="An edit is a part of a graph, with arguments if wanted; `model.edited(e)` is the model with it in place. Under "
-    'a name, `model.edit("ablate")`, the service keeps it, and later traces apply it by that name.',
+    note="An edit is a part of a graph, with arguments if wanted; `model.edited(e)` is the model with it in place. "
+    'Under a name, `model.edit("ablate")`, the service keeps it, and later traces apply it by that name.',
 )
 class Edit:
     @staticmethod
