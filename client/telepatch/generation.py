@@ -20,7 +20,7 @@ from telepatch.scope import Forward, Scope
 from telepatch.state import State
 from telepatch.streams import Stream
 from telepatch.tokens import TokenRows, Tokens
-from telepatch.trace import on_wire
+from telepatch.trace import input_on_wire
 from telepatch.values import Value
 from telepatch_protocol.errors import BadArgument, NotSaved, TraceError
 from telepatch_protocol.generating import REASONS
@@ -234,7 +234,7 @@ class Generation:
             raise BadArgument("a generation needs an input: text or token ids")
         settings = generate(builder, self._settings)
         (name, value), *_ = self._form.items()
-        invoke = self._invoke = Invoke(id=builder.fresh("x"), **on_wire(builder, name, value))
+        invoke = self._invoke = Invoke(id=builder.fresh("x"), **input_on_wire(builder, name, value))
         builder.given[invoke.id] = (name, value)
         size = builder.checker.sized(invoke)
 

@@ -169,7 +169,7 @@ class Invocation:
         self._before = builder.scope.invoke
         (name, value), *_ = self._form.items()
         edits = edits_on_wire(builder, self._edits)
-        self.id = builder.add_invoke((name, value), **on_wire(builder, name, value), **edits).id
+        self.id = builder.add_invoke((name, value), **input_on_wire(builder, name, value), **edits).id
         builder.scope.invoke = self.id
         return self
 
@@ -199,7 +199,7 @@ class Invocation:
         self.__exit__(kind, error, traceback)
 
 
-def on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
+def input_on_wire(builder: Builder, form: str, value: Any) -> dict[str, Any]:
     """The input as the fields of an invoke."""
     if form != "messages":
         return {form: _as_constant(builder, form, value)}

@@ -76,8 +76,8 @@ def _elements(checker: Checker, node: Map, spans: list[Span], group: Group) -> l
 
 
 def holes_in(graph: SubGraph) -> frozenset[str]:
-    """Names of which the very value counts in planning a sub-graph, at any depth: numbers in sites and module paths,
-    numbers of steps, and what maps go over."""
+    """Names of which the very value counts in planning a sub-graph, at any depth: those in sites and module paths,
+    those that maps go over, and those that say how many steps there are, or which."""
     found: set[str] = set()
     for node in all_nodes(graph):
         if isinstance(node, Get | Set):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from pydantic import Field, JsonValue
@@ -67,9 +67,9 @@ class Fragment(Frozen):
         return {"protocol": list(self.protocol)} | {key: value for key, value in found.items() if key != "protocol"}
 
 
-def inside(nodes: tuple[Node, ...]) -> Iterator[Node]:
+def inside(nodes: Iterable[Node]) -> Iterator[Node]:
     """Nodes, and those of their sub-graphs."""
-    stack = [iter(nodes)]
+    stack: list[Iterator[Node]] = [iter(nodes)]
     while stack:
         node = next(stack[-1], None)
         if node is None:

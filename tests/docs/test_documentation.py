@@ -74,24 +74,6 @@ def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
     assert set(job["values"]) == {"ids", "values"}
 
 
-WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None}
-"""What the protocol's worked examples save, with shapes where they do not depend on the model."""
-
-
-def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
-    _, *documents = [block for block in blocks("docs/protocol.md", "json") if '"generate"' not in block]
-    saved = {}
-    for document in documents:
-        answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
-        (job,) = answer.json()["jobs"]
-        assert job["state"] == "completed", job
-        assert "values" in job, f"too much to stand in the answer: {list(json.loads(document)['saves'])}"
-        saved |= job["values"]
-    assert set(saved) == set(WORKED)
-    for name, shape in WORKED.items():
-        assert shape is None or saved[name]["shape"] == shape
-
-
 def test_the_protocols_generation_steers_and_stops(demo_url: str):
     (document,) = [block for block in blocks("docs/protocol.md", "json") if '"generate"' in block]
     request = urllib.request.Request(
@@ -104,3 +86,21 @@ def test_the_protocols_generation_steers_and_stops(demo_url: str):
     fired = [score[0] > 1.0 for score in values["score"]].index(True)
     assert len(values["score"]) == fired + 4
     assert (values["since"], values["reasons"]) == (4, [4])
+
+
+WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None}
+"""What the protocol's worked examples save, with shapes where they do not depend on the model."""
+
+
+def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
+    documents = [block for block in blocks("docs/protocol.md", "json")[1:] if '"generate"' not in block]
+    saved = {}
+    for document in documents:
+        answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
+        (job,) = answer.json()["jobs"]
+        assert job["state"] == "completed", job
+        assert "values" in job, f"too much to stand in the answer: {list(json.loads(document)['saves'])}"
+        saved |= job["values"]
+    assert set(saved) == set(WORKED)
+    for name, shape in WORKED.items():
+        assert shape is None or saved[name]["shape"] == shape

@@ -27,7 +27,9 @@ def elements(gpt2, build):
         node = {"kind": "map", "id": "m", "over": over, "grid": grid, "body": body}
         plan = gpt2.plan(build.task(GPT2, {}, node, saves={"z": "$m.z"}))
         device = torch.device("cpu")
-        context = Context(plan, gpt2.model, gpt2.card, device, lambda: None, lambda error: None, rows, tokens)
+        context = Context(
+            plan, gpt2.model, gpt2.card, device, lambda: None, lambda error: None, rows, tokens, lambda told: None, None
+        )
         found = plan.root.nodes["m"]
         assert isinstance(found, Map)
         return Elements(Frame(plan.root, context), found)
