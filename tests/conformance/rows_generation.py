@@ -128,24 +128,30 @@ class ChosenSteps:
 
 @GROUP.row(
     "steering at every step",
-    "for step in tracer.iter[:]:",
-    "model.transformer.h[1].output[:, -1] += 2",
+    "model.transformer.h[1].output[:, -1] += VECTOR",
+    "model.transformer.h[1].output[:, -1] += VECTOR",
 )
 class Steering:
     @staticmethod
     def nnsight(model):
         with model.generate(PROMPT, max_new_tokens=6) as tracer:
+            last = nn.save([])
             for step in tracer.iter[:6]:
-                model.transformer.h[1].output[:, -1] += 2
+                model.transformer.h[1].output[:, -1] += VECTOR
+                last.append(model.lm_head.output[:, -1])
             ids = nn.save(tracer.result)
-        return ids[:, len(PROMPT) :]
+        return ids[:, len(PROMPT) :], torch.stack(last)
 
     @staticmethod
     def telepatch(model):
         with model.generate(PROMPT, max_new_tokens=6) as t:
-            model.transformer.h[1].output[:, -1] += 2
+            model.transformer.h[1].output[:, -1] += VECTOR
+            last = model.lm_head.output[:, -1].save()
             ids = t.generated.save()
-        return ids
+        return ids, last
+
+
+VECTOR = torch.linspace(-2, 2, 48)
 
 
 @GROUP.row(
@@ -326,3 +332,29 @@ GROUP.without(
     "Rows of many people share one decode loop, whose settings are those of single rows.",
     "`temperature`, `top_p`, `top_k`, `seed`, `stop`, `max_new_tokens` per input; several samples are several invokes.",
 )
+
+
+@GROUP.row(
+    "an edit at every step",
+    "with model.edit() as (tracer, edited):",
+    "model.edited(e).generate(PROMPT, max_new_tokens=6)",
+)
+class EditedSteps:
+    @staticmethod
+    def nnsight(model):
+        with model.edit() as (tracer, edited):
+            for step in tracer.iter[:6]:
+                edited.transformer.h[1].output[:, -1] += VECTOR
+        with edited.generate(PROMPT, max_new_tokens=6) as tracer:
+            last = nn.save([])
+            for step in tracer.iter[:6]:
+                last.append(edited.lm_head.output[:, -1])
+        return torch.stack(last)
+
+    @staticmethod
+    def telepatch(model):
+        with model.edit() as e:
+            model.transformer.h[1].output[:, -1] += VECTOR
+        with model.edited(e).generate(PROMPT, max_new_tokens=6):
+            last = model.lm_head.output[:, -1].save()
+        return last

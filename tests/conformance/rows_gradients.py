@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import nnsight as nn
+import torch
 from table import Group
 
 import telepatch
@@ -59,19 +60,13 @@ class AllLayers:
                 grads = nn.save([])
                 for output in reversed(outputs):
                     grads.insert(0, output.grad)
-        return nn_stack(grads)
+        return torch.stack(list(grads))
 
     @staticmethod
     def telepatch(model):
         with model.trace(PROMPT):
             grads = telepatch.grad(model.output[:, -1].norm(), model.transformer.h[:].output).save()
         return grads
-
-
-def nn_stack(values):
-    import torch
-
-    return torch.stack(list(values))
 
 
 @GROUP.row(
@@ -140,8 +135,6 @@ class Several:
 class ThroughWrites:
     @staticmethod
     def nnsight(model):
-        import torch
-
         with model.trace(PROMPT):
             h = model.transformer.h[1].output
             scale = torch.full((48,), 1.5, requires_grad=True)
@@ -188,3 +181,28 @@ class Batched:
                     h = model.transformer.h[1].output
                     grads.append(telepatch.grad(model.output[:, -1].norm(), h).save())
         return grads
+
+
+@GROUP.row(
+    "backward(gradient=v) of a tensor",
+    "backward(gradient=torch.ones_like(h))",
+    "telepatch.grad(h.sum(), first)",
+    note="A gradient is of one number: for a vector, the number is `(h * v).sum()`.",
+)
+class OfATensor:
+    @staticmethod
+    def nnsight(model):
+        with model.trace(PROMPT):
+            first = model.transformer.h[0].output.requires_grad_(True)
+            h = model.transformer.h[2].output
+            with h.backward(gradient=torch.ones_like(h)):
+                grad = nn.save(first.grad)
+        return grad
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace(PROMPT):
+            first = model.transformer.h[0].output
+            h = model.transformer.h[2].output
+            grad = telepatch.grad(h.sum(), first).save()
+        return grad

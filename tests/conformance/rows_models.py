@@ -78,7 +78,7 @@ class EditedWeight:
 
 
 GROUP.without(
-    "loading: dtype, device_map, attn_implementation, revision, trust_remote_code",
+    "loading: dispatch, dtype, device_map, attn_implementation, revision, trust_remote_code",
     'TransformersModel(repo, dtype="bfloat16")',
     "A model is loaded once for everybody, by the operator, and a request names it.",
     "Fields of its card (`dtype`, `device`, `attention`, a pinned revision in `source`); code from a hub is never "
@@ -114,7 +114,7 @@ class Quantised:
 
 
 GROUP.without(
-    "PEFT adapters",
+    "PEFT adapters, load_adapter",
     'TransformersModel(repo, peft="someone/lora")',
     "Adapters change the weights that everybody's forwards use.",
     "`[adapters]` on a card serves base and adapter as a model of its own (tests/worker/test_adapters.py compares with "
@@ -155,7 +155,7 @@ GROUP.without(
     "The numbers behind it are sites; `model.decode(...)` makes text of ids, and chat messages are an input.",
 )
 GROUP.without(
-    ".to(), .cuda(), .device",
+    ".to(), .cpu(), .cuda(), .device, .devices",
     'model.to("cuda")',
     "The card says where a model is, and all share it.",
     "Nothing: values come back as numpy arrays, or as torch tensors with `.torch()`.",

@@ -129,6 +129,14 @@ class Modules:
         return paths
 
 
+GROUP.without(
+    "parent, root",
+    "model.transformer.h[1].mlp.parent",
+    "A place is a path, and nothing hangs on the object that spells it.",
+    'Build paths as text where they vary: `model[f"transformer.h.{at}"]`, or `blocks[at]`.',
+)
+
+
 @GROUP.row(
     "edit",
     "with model.edit() as (tracer, edited):",

@@ -411,7 +411,7 @@ class Recursive:
     "eproperty and envoys=: views of one's own",
     "z.view(1, -1, 4, 12)",
     "model.blocks[1].z",
-    note="Custom envoy classes are code and stay on the client; the views that people write them for (heads of q, k, "
+    note="Subclasses of `Envoy` are code and stay on the client; the views that people write them for (heads of q, k, "
     "v and z, patterns, residual streams) are ports with standard names, [sites.md](sites.md).",
 )
 class Heads:
@@ -618,3 +618,27 @@ class Calls:
             for call in range(3):
                 kept.append(layer.calls[call].output.save())
         return kept
+
+
+@GROUP.row(
+    "skip of an operation",
+    "operation.skip(operation.input * 0.5)",
+    "operation.output = operation.input * 0.5",
+    note="The operation runs all the same, and what it gave is not used.",
+)
+class SkipOperation:
+    @staticmethod
+    def nnsight(model):
+        with model.trace(PROMPT):
+            operation = model.transformer.h[1].mlp.source.self_act_0
+            operation.skip(operation.input * 0.5)
+            logits = nn.save(model.output.logits)
+        return logits
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace(PROMPT):
+            operation = model.transformer.h[1].mlp.source.self_act_0
+            operation.output = operation.input * 0.5
+            logits = model.output.save()
+        return logits

@@ -122,14 +122,14 @@ GROUP.without(
     has="telepatch.Model(card)",
 )
 GROUP.without(
-    "CONFIG and API keys",
+    "login, CONFIG and API keys",
     'CONFIG.set_default_api_key("...")',
     "It is the connection that has an address and a key.",
     "`telepatch.connect(url, api_key=...)`, or TELEPATCH_URL and TELEPATCH_API_KEY.",
     has="telepatch.connect(url, api_key=...)",
 )
 GROUP.without(
-    "status, is_model_running, whoami",
+    "status, ndif_status, is_model_running, whoami",
     "nnsight.status()",
     "The same questions, put to the connection.",
     "`lab.models()`, `lab.me()`, `lab.status(job)`, and `telepatch status` at the command line.",

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from types import ModuleType
 
+import nnsight
+from nnsight import TransformersModel
+from nnsight.intervention.source import SourceEnvoy
+from nnsight.intervention.tracer import InterleavingTracer
 from nnsight_page import GROUPS, PAGE, _anchor, written
 
 
@@ -23,6 +28,33 @@ def test_every_row_has_a_line_and_a_section_of_its_own():
     assert len({_anchor(title) for title in titles}) == len(titles)
     assert re.findall(r"^### (.*)$", page, re.MULTILINE) == titles
     assert set(re.findall(r"\(#([^)]*)\) \|", page)) == {_anchor(title) for title in titles}
+
+
+MACHINERY = {
+    *("AUTO_CLASS", "OVERLOAD_PREFIX", "Info", "build", "capture", "compile", "execute", "parse", "traceback"),
+    *("interleave", "from_model_key", "to_model_key", "describe_checkpoint", "estimate_bytes", "max_tp_size"),
+    *("Object", "NNsightDeprecationWarning", "deprecated", "LanguageModel"),  # hints, warnings, and a deprecated alias
+}
+"""Public names that are no capability of their own."""
+
+
+def _public() -> set[str]:
+    """Everything that nnsight lets people say: of models, modules and operations, of tracers, and at the top."""
+    classes = [one for top in (TransformersModel, InterleavingTracer, SourceEnvoy) for one in top.__mro__]
+    own = {name for one in classes if one.__module__.startswith("nnsight") for name in vars(one)}
+    top = {name for name in nnsight.__all__ if not isinstance(getattr(nnsight, name), ModuleType)}
+    remote = {"compare", "is_model_running", "login", "ndif_status", "register", "status", "whoami"}
+    return {name for name in own | {one for one in top if top_is_own(one)} | remote if not name.startswith("_")}
+
+
+def top_is_own(name: str) -> bool:
+    return str(getattr(getattr(nnsight, name), "__module__", "")).startswith("nnsight")
+
+
+def test_every_public_name_of_nnsight_is_on_the_page():
+    words = set(re.findall(r"\w+", PAGE.read_text()))
+    assert not _public() - words - MACHINERY
+    assert _public() >= MACHINERY
 
 
 def test_pages_that_are_linked_to_exist():
