@@ -17,7 +17,7 @@ from telepatch_broker.scripting import Scripts
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import NotFound, PayloadTooLarge
 
-MAX_EDITS = 500
+MAX_EDITS = 200
 """How many edits a person may have."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -176,17 +177,19 @@ class Edit(Block):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._finish(error)
+        graph = self._leave(error)
+        if graph is not None:
+            self._made(graph)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._finish(error)
-
-    def _finish(self, error: BaseException | None) -> None:
         graph = self._leave(error)
-        if graph is None:
-            return
+        if graph is not None:
+            await asyncio.to_thread(self._made, graph)
+
+    def _made(self, graph: Graph) -> None:
+        """Check what was written as a whole, and have it stored if it has a name."""
         builder = self._builder
         try:
             whole = Travelling(self._fragment(graph), dict(builder.tensors), dict(builder.parents))
@@ -194,9 +197,8 @@ class Edit(Block):
             if self.name is not None:
                 self._lab_of("stored").store_edit(self.name, whole)
         except TelepatchError as refused:
-            place = builder.places.get(refused.node or "", builder.opened)
             refused.file = refused.line = None
-            raise at_place(refused, place) from None
+            raise at_place(refused, builder.places.get(refused.node or "", builder.opened)) from None
         self._whole = whole
         builder.failure = "what an edit reads has no numbers; read the site in a trace that the edit is applied to"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from telepatch.applying import uses
 from telepatch.blocks import Block
 from telepatch.builder import Builder
 from telepatch.generation import Generation, Span
@@ -50,6 +51,7 @@ class Generate(Block):
         text: Any = None,
         ids: Any = None,
         messages: Any = None,
+        edits: Any = None,
         **settings: Any,
     ) -> Generation:
         """One more generation of this job, for ``with t.invoke("...", temperature=0.7) as x:``.
@@ -57,6 +59,7 @@ class Generate(Block):
         Args:
             prompt: text, a list of texts that are equally long in tokens (several rows), token ids, or rows of them.
             text, ids, messages: the same by name, where the form is not to be guessed.
+            edits: what this input runs with at every step, after the edits of the whole block; as for `Model.trace`.
             settings: as for `model.generate`, in place of what was said there.
 
         Raises:
@@ -68,7 +71,7 @@ class Generate(Block):
         if self._only is not None:
             raise TraceError("this generation has its prompt already; for several, give model.generate() none")
         form = one_form(self._builder.card, prompt, text=text, ids=ids, messages=messages)
-        made = Generation(self._builder, form, {**self._settings, **settings})
+        made = Generation(self._builder, form, {**self._settings, **settings}, (*self._edits, *uses(edits)))
         self._all.append(made)
         return made
 
@@ -154,7 +157,7 @@ class Generate(Block):
 
     def _begin(self) -> None:
         if self._form:
-            self._only = Generation(self._builder, self._form, self._settings)
+            self._only = Generation(self._builder, self._form, self._settings, self._edits)
             self._only.__enter__()
 
     def _end(self) -> None:

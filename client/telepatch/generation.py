@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from telepatch import arguments, operations
+from telepatch.applying import Use, edits_on_wire
 from telepatch.builder import Builder
 from telepatch.columns import wire_name
 from telepatch.current import open_builder
@@ -55,7 +56,10 @@ class Generation:
 
     what = "generation"
 
-    def __init__(self, builder: Builder, form: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, builder: Builder, form: dict[str, Any], settings: Mapping[str, Any], edits: tuple[Use, ...] = ()
+    ) -> None:
+        self._edits = edits
         self._builder = builder
         self._form = form
         self._settings = settings
@@ -234,7 +238,8 @@ class Generation:
             raise BadArgument("a generation needs an input: text or token ids")
         settings = generate(builder, self._settings)
         (name, value), *_ = self._form.items()
-        invoke = self._invoke = Invoke(id=builder.fresh("x"), **input_on_wire(builder, name, value))
+        edits = edits_on_wire(builder, self._edits)
+        invoke = self._invoke = Invoke(id=builder.fresh("x"), **input_on_wire(builder, name, value), **edits)
         builder.given[invoke.id] = (name, value)
         size = builder.checker.sized(invoke)
 

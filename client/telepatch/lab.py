@@ -24,7 +24,7 @@ from telepatch.prompt_tokens import TokenMemory
 from telepatch.rename import Rename
 from telepatch.scan import tried
 from telepatch.settings import Settings
-from telepatch.stored_edits import StoredEdit, files_of, with_uploads
+from telepatch.stored_edits import StoredEdit, forget, store
 from telepatch.tokens import Tokens
 from telepatch.transport import Transport
 from telepatch.values import Value
@@ -262,17 +262,11 @@ class Lab:
         Raises:
             GraphError: the service says why it cannot be applied; nothing is stored.
         """
-        files = files_of(whole)
-        for file in files.values():
-            with uploading.Sending(file, shown=self._progress) as progress:
-                self._courier.run(lambda transport, file=file: uploading.send(transport, file, progress.sent))  # type: ignore[misc]
-        self._courier.flush()
-        self._ask("PUT", f"/v1/edits/{quote(name, safe='')}", with_uploads(whole.fragment, files).to_dict())
+        store(self._courier, name, whole, shown=self._progress)
 
     def delete_edit(self, name: str) -> None:
         """Have the service forget an edit."""
-        self._courier.flush()
-        self._courier.run(lambda transport: uploading.remove(transport, f"/v1/edits/{quote(name, safe='')}"))
+        forget(self._courier, name)
 
     def dry_run(self, job: str, graph: Graph, attachment: bytes) -> Price | TelepatchError:
         """What the gateway says of a job without queueing it: its price, or why it is refused."""

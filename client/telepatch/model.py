@@ -123,6 +123,7 @@ class Model(ModuleView):
         stop: Any = None,
         exact: bool = False,
         isolate: bool = False,
+        edits: Any = None,
     ) -> Generate:
         """A block in which the model generates, token by token; what it reads and writes happens at every step.
 
@@ -137,6 +138,7 @@ class Model(ModuleView):
             seed: of the random numbers; the same one gives the same tokens, whatever else runs.
             stop: a text, a token id, or a list of these, at which a row ends; it ends at the model's own end too.
             exact, isolate: as for `trace`.
+            edits: what every input runs with, at every step; as for `trace`.
 
         Returns:
             A context manager, for ``with`` and ``async with``. After the block ``t.result`` is the text, and
@@ -159,7 +161,7 @@ class Model(ModuleView):
             "seed": seed,
             "stop": stop,
         }
-        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings))
+        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings), edits)
 
     @points_home
     def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:

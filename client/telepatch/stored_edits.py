@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic import JsonValue
 
+from telepatch import uploading
 from telepatch.applying import Travelling, Use
 from telepatch.lines import points_home
 from telepatch.uploading import File
@@ -17,6 +19,7 @@ from telepatch_protocol.fragments import Argument, Fragment
 from telepatch_protocol.tensors import Tensor
 
 if TYPE_CHECKING:
+    from telepatch.courier import Courier
     from telepatch.lab import Lab
 
 
@@ -75,13 +78,30 @@ class StoredEdit:
         return f"<edit '{self.name}' of {self.model}, takes {', '.join(self.arguments) or 'nothing'}>"
 
 
-def files_of(whole: Travelling) -> dict[str, File]:
-    """What has to be uploaded before an edit can be stored: each of its arrays, by the name of its tensor.
+def store(courier: Courier, name: str, whole: Travelling, *, shown: bool) -> None:
+    """Have the service keep an edit, with the arrays in it as uploads.
 
     Raises:
         BadArgument: an array that cannot be an upload.
+        GraphError: the service says why it cannot be applied; nothing is stored.
     """
-    return {name: _file(tensor) for name, tensor in whole.tensors.items()}
+    files = {one: _file(tensor) for one, tensor in whole.tensors.items()}
+    for file in files.values():
+        with uploading.Sending(file, shown=shown) as progress:
+            courier.run(lambda transport, file=file, told=progress.sent: uploading.send(transport, file, told))  # type: ignore[misc]
+    courier.flush()
+    document = with_uploads(whole.fragment, files).to_dict()
+    courier.run(lambda transport: transport.ask("PUT", _path(name), document))
+
+
+def forget(courier: Courier, name: str) -> None:
+    """Have the service forget an edit."""
+    courier.flush()
+    courier.run(lambda transport: uploading.remove(transport, _path(name)))
+
+
+def _path(name: str) -> str:
+    return f"/v1/edits/{quote(name, safe='')}"
 
 
 def with_uploads(fragment: Fragment, files: Mapping[str, File]) -> Fragment:

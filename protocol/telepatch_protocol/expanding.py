@@ -27,6 +27,8 @@ from telepatch_protocol.versions import labelled
 MAX_BYTES = 64 * 2**20
 """Bytes that the nodes of all edits of a graph may take once they are in place."""
 
+_QUOTED = re.compile(r"'(\$?)(\w+)((?:\.\w+)?)'")
+
 FrozenT = TypeVar("FrozenT", bound=Frozen)
 
 
@@ -51,21 +53,27 @@ class Expanded:
     def explain(self, error: TelepatchError) -> TelepatchError:
         """An error of a node of an edit, as one of the edit, at the line of the input that it is applied to."""
         origin = self.origins.get(error.node or "")
+        error.detail = self.own(error.detail, "" if origin is None else origin.edit)
         if origin is not None:
             where = "" if origin.line is None else f" ({origin.line})"
-            error.detail = f"edit '{origin.edit}', node '{origin.node}'{where}: {self.own(error.detail)}"
+            error.detail = f"edit '{origin.edit}', node '{origin.node}'{where}: {error.detail}"
             error.node = origin.invoke
             error.file, error.line = self.graph.place_of(origin.invoke)
+        if (cause := self.origins.get(error.parent or "")) is not None:
+            error.parent = cause.invoke
         return error
 
-    def own(self, detail: str) -> str:
-        """A message that speaks of nodes by the names that they have in their edits."""
+    def own(self, detail: str, edit: str) -> str:
+        """A message that has nodes by their names in their edits, with the edit where it is another than `edit`."""
 
         def own(match: re.Match[str]) -> str:
             origin = self.origins.get(match[2])
-            return match[0] if origin is None else f"{match[1]}{origin.node}"
+            if origin is None:
+                return match[0]
+            name = f"'{match[1]}{origin.node}{match[3]}'"
+            return name if origin.edit == edit else f"{name} of edit '{origin.edit}'"
 
-        return re.sub(r"(['$])(\w+)", own, detail)
+        return _QUOTED.sub(own, detail) if self.origins else detail
 
 
 def names_of(graph: Graph) -> set[str]:

@@ -88,5 +88,5 @@ def _as_its_own(error: GraphError, expanded: Expanded | None, fragment: Fragment
     error.node = None if origin is None else origin.node
     error.file, error.line = place_in(fragment.lines, error.node)
     if expanded is not None:
-        error.detail = expanded.own(error.detail)
+        error.detail = expanded.own(error.detail, _NAME)
     return error

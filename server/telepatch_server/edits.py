@@ -13,6 +13,7 @@ from telepatch_protocol.expanding import Expanded, Origin, expand, names_of
 from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.wire import decode_edit, edits_of
+from telepatch_server.bodies import LARGE, aside
 from telepatch_server.catalogue import Model
 
 Found = Mapping[str, Fragment | TelepatchError]
@@ -21,7 +22,9 @@ Found = Mapping[str, Fragment | TelepatchError]
 async def stored_edits(graphs: Iterable[Graph | TelepatchError], person: str, edits: Edits) -> Found:
     """The edits of a person that some graphs apply and do not bring along; those that are not there are left out."""
     names = {name for graph in graphs if isinstance(graph, Graph) for name in names_of(graph)}
-    return {name: _read(one.document) for name, one in (await edits.some(person, sorted(names))).items()}
+    found = await edits.some(person, sorted(names))
+    large = sum(len(one.document) for one in found.values()) > LARGE
+    return await aside(large, lambda: {name: _read(one.document) for name, one in found.items()})
 
 
 def placed_edits(

@@ -52,6 +52,13 @@ def test_the_cards_of_the_page_about_models_are_cards():
     assert [card.kind for card in cards] == ["vision", "module", "causal", "causal"]
 
 
+def test_the_edit_of_the_page_about_http_is_one():
+    from telepatch_protocol.wire import decode_edit
+
+    (command,) = [block for block in blocks("docs/http.md", "sh") if "/v1/edits/" in block]
+    assert set(decode_edit(command.split("'")[1]).arguments) == {"direction", "scale"}
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_the_readmes_curl_gives_five_tokens(demo_url: str):
     (command,) = [block for block in blocks("README.md", "sh") if block.startswith("curl")]

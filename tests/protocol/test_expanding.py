@@ -11,7 +11,7 @@ import pytest
 from telepatch_protocol import wire
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
-from telepatch_protocol.errors import BadArgument, GraphError, NotFound, ShapeError, TooLarge, UnknownName
+from telepatch_protocol.errors import BadArgument, CausalLoop, GraphError, NotFound, ShapeError, TooLarge, UnknownName
 from telepatch_protocol.expanding import applies_edits, expand, names_of
 from telepatch_protocol.graph import Graph, Map, Repeat
 from telepatch_protocol.meta import Meta
@@ -214,3 +214,18 @@ def test_the_edits_that_a_graph_brings_along_are_not_looked_up(card: ModelCard):
     assert len(list(all_nodes(expanded.graph))) == 8
     assert json.loads(expanded.graph.to_json())["protocol"] == [1, 0]
     check(expanded.graph, card, attachment={"d": Meta((8,), "float32")})
+
+
+def test_a_loop_through_an_edit_names_it_at_the_line_of_the_input(card: ModelCard):
+    late = {"kind": "get", "id": "late", "site": "blocks.3:resid_post", "invoke": "a"}
+    expanded = expand(
+        graph({"name": "e", "arguments": {"v": "$late"}}, nodes=[late]),
+        {"e": edit(write("$v"), arguments={"v": {}})},
+        most=20,
+    )
+    with pytest.raises(CausalLoop) as caught:
+        check(expanded.graph, card)
+    error = expanded.explain(caught.value)
+    assert (error.node, error.file, error.line) == ("a", "study.py", 3)
+    assert error.detail.startswith("edit 'e', node 'w'")
+    assert "e_0_w" not in error.detail

@@ -15,7 +15,7 @@ from telepatch_protocol.fragments import MAX_BYTES, Fragment
 from telepatch_protocol.graph import EditName
 from telepatch_protocol.wire import decode_edit, edit_from_dict
 from telepatch_server.auth import PROTECTED, Person
-from telepatch_server.bodies import documented, strict_json
+from telepatch_server.bodies import LARGE, aside, documented, strict_json
 from telepatch_server.edit_checks import check_stored
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
@@ -60,7 +60,10 @@ class EditList(Frozen):
 async def edits(person: Person, found: Found) -> EditList:
     """One's own edits."""
     kept = await found.edits.all_of(person)
-    return EditList(edits=tuple(EditInfo(**_about(name, one)) for name, one in kept.items()))
+    large = sum(len(one.document) for one in kept.values()) > LARGE
+    return EditList(
+        edits=await aside(large, lambda: tuple(EditInfo(**_about(name, one)) for name, one in kept.items()))
+    )
 
 
 @router.put(
