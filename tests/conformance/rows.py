@@ -6,14 +6,18 @@ import rows_control
 import rows_generation
 import rows_gradients
 import rows_inputs
+import rows_inside
 import rows_models
 import rows_naming
 import rows_reading
+import rows_running
 import rows_service
 
 GROUPS = (
+    rows_running.GROUP,
     rows_inputs.GROUP,
     rows_reading.GROUP,
+    rows_inside.GROUP,
     rows_naming.GROUP,
     rows_control.GROUP,
     rows_generation.GROUP,

@@ -22,15 +22,11 @@ PROMPT = "Paris is the capital of"
 class Adapter:
     @staticmethod
     def nnsight(model):
-        down, up = torch.tensor(DOWN), torch.tensor(UP)
-
-        def adapter(x):
-            return x + x @ down @ up
-
+        adapter = LowRank(DOWN, UP)
         with model.trace(PROMPT):
             acts = model.transformer.h[1].mlp.output
             model.transformer.h[1].mlp.output = adapter(acts)
-            inner = nn.save(acts @ down)
+            inner = nn.save(adapter.inner)
             logits = nn.save(model.output.logits)
         return inner, logits
 
@@ -42,6 +38,18 @@ class Adapter:
             inner = (acts @ DOWN).save()
             logits = model.output.save()
         return inner, logits
+
+
+class LowRank(torch.nn.Module):
+    """A module of one's own."""
+
+    def __init__(self, down, up):
+        super().__init__()
+        self.down, self.up = torch.tensor(down), torch.tensor(up)
+
+    def forward(self, x):
+        self.inner = x @ self.down
+        return x + self.inner @ self.up
 
 
 DOWN = np.linspace(-1, 1, 48 * 2, dtype=np.float32).reshape(48, 2)
@@ -130,23 +138,22 @@ GROUP.without(
 GROUP.without(
     "vLLM",
     "VLLM(repo)",
-    "Its engine fuses and captures what a job here may read and write, so the numbers at inner places are not those "
-    "of the model's own modules.",
+    "It is an engine with modules, a batch and a scheduler of its own, and no worker of this version drives it.",
     "The worker batches jobs of all people into its forwards by itself, generations included.",
 )
 GROUP.without(
     "diffusion models",
     "DiffusionModel(repo)",
-    "A pipeline of several models and a scheduler's loop is not one forward over an input, which is what a run is.",
-    "Its denoiser alone can be served as a module with named tensors, [models.md](models.md), and the loop written "
-    "as a session.",
+    "A pipeline of several models in a scheduler's loop is not one forward over an input, which is what a run is.",
+    "Its denoiser alone can be served as a module with named tensors, [models.md](models.md), and the loop written as "
+    "a session of traces.",
 )
 GROUP.without(
-    "vision-language models",
+    "vision-language and encoder-decoder models",
     "VisionLanguageModel(repo)",
     "An input is tokens or named tensors, and the processors that mix the two are code of the model's own.",
-    "Serve it as a module with named tensors (`input_ids`, `pixel_values`) and run its processor on the client; "
-    "images alone are prepared by the gateway for vision models.",
+    "Serve it as a module with named tensors (`input_ids`, `pixel_values`, `decoder_input_ids`) and run its processor on "
+    "the client; images alone are an input of vision models.",
 )
 GROUP.without(
     "pipe: task pipelines",

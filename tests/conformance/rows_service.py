@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import nnsight as nn
 from table import Group
 
@@ -75,13 +73,10 @@ class Async:
         return hidden
 
     @staticmethod
-    def telepatch(model):
-        async def run():
-            async with model.trace(PROMPT):
-                hidden = model.transformer.h[1].output.save()
-            return await hidden
-
-        hidden = asyncio.run(run())
+    async def telepatch(model):
+        async with model.trace(PROMPT):
+            hidden = model.transformer.h[1].output.save()
+        hidden = await hidden
         return hidden
 
 

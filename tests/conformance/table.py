@@ -99,7 +99,7 @@ def shown(function: Callable[..., Any]) -> str:
     """The body of a function, without what it returns."""
     source = textwrap.dedent(inspect.getsource(function))
     found = ast.parse(source).body[0]
-    assert isinstance(found, ast.FunctionDef)
+    assert isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef)
     kept = [part for part in found.body if not isinstance(part, ast.Return)]
     end = kept[-1].end_lineno
     return textwrap.dedent("\n".join(source.splitlines()[found.body[0].lineno - 1 : end]))

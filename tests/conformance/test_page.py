@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import version
-from types import ModuleType
 
 import nnsight
 from nnsight import TransformersModel
@@ -42,13 +42,10 @@ def _public() -> set[str]:
     """Everything that nnsight lets people say: of models, modules and operations, of tracers, and at the top."""
     classes = [one for top in (TransformersModel, InterleavingTracer, SourceEnvoy) for one in top.__mro__]
     own = {name for one in classes if one.__module__.startswith("nnsight") for name in vars(one)}
-    top = {name for name in nnsight.__all__ if not isinstance(getattr(nnsight, name), ModuleType)}
+    top = {name for name in nnsight.__all__ if str(getattr(getattr(nnsight, name), "__module__", "")) in sys.modules}
+    top = {name for name in top if getattr(nnsight, name).__module__.startswith("nnsight")}
     remote = {"compare", "is_model_running", "login", "ndif_status", "register", "status", "whoami"}
-    return {name for name in own | {one for one in top if top_is_own(one)} | remote if not name.startswith("_")}
-
-
-def top_is_own(name: str) -> bool:
-    return str(getattr(getattr(nnsight, name), "__module__", "")).startswith("nnsight")
+    return {name for name in own | top | remote if not name.startswith("_")}
 
 
 def test_every_public_name_of_nnsight_is_on_the_page():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+
 import pytest
 from comparing import assert_same, plain, says_something
 from rows import GROUPS
@@ -17,7 +20,8 @@ def test_both_spellings_give_the_same_numbers(row, twins):
     models = [row.model] if row.other is None else [row.model, row.other]
     wanted = plain(row.nnsight(*(twins.nnsight(one, bare=row.bare, eager=row.eager) for one in models)))
     assert says_something(wanted)
-    assert_same(plain(row.telepatch(*(twins.telepatch(one) for one in models))), wanted)
+    found = row.telepatch(*(twins.telepatch(one) for one in models))
+    assert_same(plain(asyncio.run(found) if inspect.iscoroutine(found) else found), wanted)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
