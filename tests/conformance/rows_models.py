@@ -152,8 +152,8 @@ GROUP.without(
     "vision-language and encoder-decoder models",
     "VisionLanguageModel(repo)",
     "An input is tokens or named tensors, and the processors that mix the two are code of the model's own.",
-    "Serve it as a module with named tensors (`input_ids`, `pixel_values`, `decoder_input_ids`) and run its processor on "
-    "the client; images alone are an input of vision models.",
+    "Serve it as a module with named tensors (`input_ids`, `pixel_values`, `decoder_input_ids`) and run its processor "
+    "on the client; images alone are an input of vision models.",
 )
 GROUP.without(
     "pipe: task pipelines",
