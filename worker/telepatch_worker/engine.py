@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
@@ -131,6 +132,8 @@ class Engine:
     Args:
         loaded: the model.
         limits: of one forward.
+        skips: whether modules are left out whose outputs are replaced for everyone in the forward; never in jobs that
+            ask for exactness or for gradients.
 
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
@@ -140,7 +143,8 @@ class Engine:
         torch.Size([1, 257])
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None) -> None:
+    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, skips: bool = True) -> None:
+        self._skips = skips
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
@@ -299,8 +303,10 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
-        with attention(self.loaded.module, eager=wanted[0].run.plan.eager):
-            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+        plan = wanted[0].run.plan
+        skips = self._skips and not plan.grads and not exact(plan.task.graph)
+        with attention(self.loaded.module, eager=plan.eager):
+            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]), skips=skips)
 
     def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
         """What the model is called with."""

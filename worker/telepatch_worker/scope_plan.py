@@ -19,6 +19,7 @@ from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
+from telepatch_worker.skipping import replaced
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def _at_a_place(node: Node, scope: Scope) -> bool:
 
 
 def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
+    whole = {node.id for node in scope.order if isinstance(node, Set) and node.index is None}
     return tuple(
         Moment(
             event.node,
@@ -202,6 +204,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             found.view,
             event.tracked,
             event.again,
+            replaced(found, whole=event.writes and event.node in whole),
         )
         for event in one.events
         if event.node != SAMPLED
