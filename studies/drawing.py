@@ -18,7 +18,7 @@ def heat_map(
     """Draw blocks by positions.
 
     Args:
-        values: (blocks, positions) numbers; those of both signs are drawn around white.
+        values: (blocks, positions) numbers; those of both signs are drawn around white, and nan as white.
         title: above the picture.
         columns: the token at each position.
         file: where to write the PNG; its folder is made.
@@ -29,7 +29,7 @@ def heat_map(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(figsize=(0.55 * len(columns) + 2, 0.24 * len(values) + 2), layout="constrained")
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     both = low < 0 < high
     limit = max(-low, high) if both else 0.0
     image = axes.imshow(

@@ -19,7 +19,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     before = set(sys.modules)
     yield lambda name: __import__(name)
     for name in set(sys.modules) - before:
-        if name in ("logit_lens", "activation_patching", "drawing"):
+        if name in ("logit_lens", "activation_patching", "attribution_patching", "drawing"):
             del sys.modules[name]
 
 
@@ -45,3 +45,18 @@ def test_patching_restores_the_answer_where_the_prompts_differ_and_later_at_the_
     assert restored[13][0] >= 90
     assert restored[13][1] == 27
     assert all(share <= 20 for place, (share, _) in restored.items() if place not in (9, 13))
+
+
+def test_attribution_follows_the_patches_and_falls_short_of_the_early_ones(
+    study: Any, demo_url: str, tmp_path: Path, capsys: Any
+):
+    assert is_picture(study("attribution_patching").main(demo_url, tmp_path, every=9))
+    said = capsys.readouterr().out
+    (overall,) = re.findall(r"correlation over 56 patches: (\S+)", said)
+    assert 0.8 < float(overall) < 0.95
+    found = [row.split() for row in said.splitlines() if re.match(r" +\d+ ", row)]
+    rows = {int(row[0]): (float(row[-2]), float(row[-1])) for row in found}
+    assert rows.keys() == {0, 9, 18, 27}
+    assert all(measured > 11 for measured, _ in rows.values())
+    assert all(2 < estimated < 4 for _, estimated in (rows[0], rows[9]))
+    assert abs(rows[27][0] - rows[27][1]) < 0.3

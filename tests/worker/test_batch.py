@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from telepatch_worker.batch import groups, halves, pack
+from telepatch_worker.batch import groups, halves, pack, pieces, worthwhile
 from telepatch_worker.layout import Rows, own_part, shareable
 
 CPU = torch.device("cpu")
@@ -64,6 +66,23 @@ def test_jobs_of_like_length_run_together_within_the_limits_and_some_alone(gpt2,
     assert found == [[90, 100], [9, 10], [3]]
     assert [len(group) for group in groups(plans[:4], tokens=10_000, rows=3)] == [3, 1]
     assert [len(group) for group in groups(plans[:2], tokens=1, rows=1)] == [1, 1]
+
+
+@dataclass(frozen=True)
+class Sized:
+    longest: int
+    rows: int = 1
+    kin: object = None
+
+
+def test_rows_share_a_forward_as_long_as_padding_them_costs_less_than_another_one():
+    given = [Sized(100), Sized(99), Sized(60), Sized(60, rows=2), Sized(10)]
+    assert [len(piece) for piece in pieces(given, tokens=1000, rows=8)] == [5]
+    assert [len(piece) for piece in pieces(given, tokens=1000, rows=8, padding=128)] == [4, 1]
+    assert [len(piece) for piece in pieces(given, tokens=1000, rows=8, padding=50)] == [3, 2]
+    assert [len(piece) for piece in pieces(given, tokens=1000, rows=8, padding=0)] == [1, 1, 2, 1]
+    assert worthwhile(CPU) is not None
+    assert worthwhile(torch.device("cuda")) is None
 
 
 def test_a_batch_is_split_in_two():

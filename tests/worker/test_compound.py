@@ -68,6 +68,24 @@ def test_a_patching_grid_is_what_one_job_for_each_patch_gives(gpt2, build, saved
             torch.testing.assert_close(grid[layer, pos], saved(gpt2, one)["z"], rtol=1e-5, atol=1e-5)
 
 
+def test_inputs_of_very_different_lengths_run_apart_so_that_little_is_padding(gpt2, build, saved, forwards):
+    rows = [[1] * length for length in (3, 200, 4, 190, 5)]
+    task = build.task(
+        GPT2,
+        {},
+        mapped(
+            {"ids": "$all"}, [build.get("z", "lm_head:output", [0, -1], invoke="x")], {"z": "$z"}, inputs={"x": "$ids"}
+        ),
+        saves={"z": "$m.z"},
+        constants={"all": rows},
+    )
+    found = saved(gpt2, task)["z"]
+    assert forwards == [2, 3]
+    for ids, one in zip(rows, found, strict=True):
+        alone = build.task(GPT2, {"x": ids}, build.get("z", "lm_head:output", [0, -1], invoke="x"))
+        torch.testing.assert_close(one, saved(gpt2, alone)["z"], rtol=1e-5, atol=1e-5)
+
+
 def test_an_exact_map_runs_each_element_in_a_forward_of_its_own(gpt2, build, saved, forwards):
     task = build.task(
         GPT2,

@@ -116,25 +116,31 @@ def order(one: Sized) -> tuple[int, str]:
     return -one.longest, str(one.kin)
 
 
-def pieces(given: Iterable[Piece], *, tokens: int, rows: int) -> list[list[Piece]]:
+def pieces(given: Iterable[Piece], *, tokens: int, rows: int, padding: int | None = None) -> list[list[Piece]]:
     """What goes into one forward each: neighbours, up to so many tokens with padding and so many rows.
 
     Args:
         given: in `order`.
         tokens: positions of one forward, padding included; a single piece may have more.
         rows: rows of one forward; a single piece may have more.
+        padding: positions of one forward that are padding: beyond them another forward costs less.
     """
     found: list[list[Piece]] = []
-    count = 0
+    count = filled = 0
     for one in given:
-        count += one.rows
-        alike = bool(found) and found[-1][0].kin == one.kin
+        count, filled = count + one.rows, filled + one.rows * (found[-1][0].longest - one.longest if found else 0)
+        alike = bool(found) and found[-1][0].kin == one.kin and (padding is None or filled <= padding)
         if alike and count <= rows and count * found[-1][0].longest <= tokens:
             found[-1].append(one)
         else:
             found.append([one])
-            count = one.rows
+            count, filled = one.rows, 0
     return found
+
+
+def worthwhile(device: torch.device) -> int | None:
+    """How much padding costs less than another forward: little where every position is computed one after the other."""
+    return 128 if device.type == "cpu" else None
 
 
 def halves(plans: Sequence[Plan]) -> tuple[Sequence[Plan], Sequence[Plan]]:

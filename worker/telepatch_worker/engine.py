@@ -13,7 +13,7 @@ from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
-from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack
+from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack, worthwhile
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import decode
@@ -281,7 +281,8 @@ class Engine:
         if runs[0].plan.alone:
             batches = [[one] for one in wanted]
         else:
-            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows)
+            most = worthwhile(self.loaded.device)
+            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
         for batch in batches:
             self._forward(batch)
         self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
