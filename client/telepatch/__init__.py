@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from telepatch_protocol import errors
     from telepatch_protocol.errors import NotSaved, TelepatchError, TraceError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SGD",
