@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,12 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a service with the real demo model, which is fetched and converted if it is not in the cache."""
     with serving(tmp_path_factory.mktemp("demo"), ["smollm2-135m"], threads=2) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Path, Sequence[str]], AbstractContextManager[str]]:
+    """A service of one's own, for tests that need other models: ``with served(home, ["./card.toml"]) as url:``."""
+    return serving
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class TakenJob:
         data: uploads that it uses, by digest, with the blobs that hold them.
         attempt: 1 for the first worker that tries.
         submitted: Unix time in seconds.
+        checkpoint: the blob that says how far an earlier worker came, if one did.
     """
 
     id: str
@@ -90,6 +91,7 @@ class TakenJob:
     attempt: int
     submitted: float
     data: dict[str, str] = field(default_factory=dict)
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, St
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data",
+    "data", "checkpoint",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -189,6 +189,15 @@ class Lane(Records):
         """Tell the owner of a running job something; False when the job is not this worker's any more."""
         return bool(await self._run("note", keys.check_id(id), worker, type, json.dumps(data)))
 
+    async def checkpoint(self, id: str, worker: str, data: bytes) -> bool:
+        """Store how far a running job has come, in place of what was stored before; attempts count from here.
+
+        Returns:
+            False when the job is not this worker's any more.
+        """
+        blob = await self._store("checkpoint", data)
+        return bool(await self._run("checkpoint", keys.check_id(id), worker, blob))
+
     async def cancellations(self, model: str) -> AsyncIterator[str]:
         """Ids of running jobs at the moment they are cancelled.
 
@@ -269,4 +278,5 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         attempt=int(fields["attempts"] or 0),
         submitted=int(fields["submitted"] or 0) / 1000,
         data=json.loads(fields["data"] or b"{}"),
+        checkpoint=fields["checkpoint"].decode() if fields["checkpoint"] else None,
     )

@@ -131,6 +131,10 @@ class Records:
             raise NotFound(f"job {job.id} uses no upload {digest}")
         return await read_all(self._blobs, job.data[digest])
 
+    async def last_checkpoint(self, job: TakenJob) -> bytes:
+        """How far an earlier worker came with a job; empty if none came anywhere."""
+        return b"" if job.checkpoint is None else await read_all(self._blobs, job.checkpoint)
+
     async def value(self, job: TakenJob, parent: str) -> bytes:
         """The saved values of another job that a taken job uses, as safetensors.
 

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from telepatch.constants import tensor
     from telepatch.data import DataColumn, Dataset
     from telepatch.edit import Edit
+    from telepatch.fit import Fit
     from telepatch.gradients import grad
     from telepatch.habits import SlowLoop
     from telepatch.lab import Lab, connect, gather
     from telepatch.loops import repeat
     from telepatch.maps import map
     from telepatch.model import Model
-    from telepatch.not_yet import fit
+    from telepatch.optimisers import SGD, Adam, AdamW, Buffer
     from telepatch.outputs import Outputs
     from telepatch.scan import Scan
     from telepatch.stored_edits import StoredEdit
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Buffer",
+    "Fit",
     "Cache",
     "Chat",
     "DataColumn",
@@ -65,7 +71,6 @@ __all__ = [
     "cond",
     "connect",
     "errors",
-    "fit",
     "gather",
     "grad",
     "map",
@@ -82,7 +87,8 @@ _HOMES = {
     "edit": ("Edit",),
     "habits": ("SlowLoop",),
     "lab": ("Lab", "connect", "gather"),
-    "not_yet": ("fit",),
+    "fit": ("Fit",),
+    "optimisers": ("Adam", "AdamW", "Buffer", "SGD"),
     "choices": ("cond",),
     "gradients": ("grad",),
     "loops": ("repeat",),

@@ -288,6 +288,10 @@ class Builder(Attached):
         Raises:
             GraphError: it cannot be given out, such as elements of different shapes stacked.
         """
+        if scope.kind in ("fit", "aside"):
+            raise TraceError(
+                f"a value made inside a {scope.what} exists at each step alone; f.log(name=value) keeps it"
+            )
         if scope.kind == "cond":
             raise TraceError("a value of one branch exists only there; return it from both branches of the cond")
         before = len(scope.out)

@@ -67,7 +67,7 @@ def _unseen(scope: checked.Scope) -> Iterator[str]:
 
 def _gives_something(scope: Scope) -> None:
     """A sub-graph of which nothing is used would run for nothing."""
-    if scope.parent is None or scope.kind in ("cond", "generate") or scope.out:
+    if scope.parent is None or scope.kind in ("cond", "aside", "generate") or scope.out:
         return
     node = scope.make(scope) if scope.make is not None else None
     if isinstance(node, Grad) and node.wrt:

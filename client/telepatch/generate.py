@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from telepatch.applying import uses
 from telepatch.blocks import Block
 from telepatch.builder import Builder
+from telepatch.elsewhere import OF_GENERATIONS, not_said
 from telepatch.generation import Generation, Span
 from telepatch.lines import points_home
 from telepatch.state import State
@@ -143,6 +144,13 @@ class Generate(Block):
             begun = "say it of one of them: 'with t.invoke(...) as x', then x" if self._all else "it has not begun"
             raise TraceError(f"{what} is of one generation, and this block has {len(self._all) or 'none'}; {begun}")
         return self._only
+
+    @points_home
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        names = ["invoke", "steps", "step", "state", "emit", "stop_if", "token", "generated", "result", "stream"]
+        raise not_said("generation", name, OF_GENERATIONS, names)
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from telepatch.blocks import Block
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.edit import Edit
+from telepatch.fit import Fit
+from telepatch.fit_parts import settings_of
 from telepatch.generate import Generate
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
@@ -23,7 +25,7 @@ from telepatch.sweeps import PROMPT, Each, Sweep
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, NotYetSupported, TraceError
+from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Options
 
 if TYPE_CHECKING:
@@ -230,6 +232,55 @@ class Model(ModuleView):
         return self._named(Each(self._lab, self.card, Options(), given, runs=inputs is not None))
 
     @points_home
+    def fit(
+        self,
+        data: Any,
+        *,
+        batch_size: Any,
+        steps: Any = None,
+        epochs: Any = None,
+        optimiser: Any = None,
+        shuffle: Any = 0,
+        checkpoint_every: Any = None,
+    ) -> Fit:
+        """A block that is one step of training, done by the service beside the model.
+
+        Args:
+            data: an upload, or a dict of columns of one length (lists, arrays, values, columns of uploads): the block
+                is that of one example, ``f.row.name``. Or a `telepatch.Buffer` of rows: the block sees batches of them,
+                ``f.batch``.
+            batch_size: examples or rows of a step.
+            steps, epochs: how many steps, or how often to go through the data; one of the two.
+            optimiser: `telepatch.SGD`, `Adam` (as it is, if left out) or `AdamW`.
+            shuffle: the key of the order of the data; None for the order in which it stands.
+            checkpoint_every: steps between checkpoints, from which a lost job goes on.
+
+        Returns:
+            A context manager; see `telepatch.Fit`.
+
+        Raises:
+            BadArgument: neither steps nor epochs, or no data.
+
+        Example:
+            >>> data = {"text": ["a good film", "a bad film"], "label": [1, 0]}
+            >>> with model.fit(data, batch_size=2, steps=50, optimiser=telepatch.Adam(lr=0.01)) as f:
+            ...     w = f.param("w", telepatch.zeros(48, 2))
+            ...     with f.invoke(f.row.text):
+            ...         h = model.blocks[2].output[0, -1]
+            ...     f.loss(telepatch.cross_entropy((h @ w)[None], f.row.label[None]))
+            >>> f.w.numpy()
+        """
+        settings = settings_of(
+            batch_size=batch_size,
+            steps=steps,
+            epochs=epochs,
+            optimiser=optimiser,
+            shuffle=shuffle,
+            checkpoint_every=checkpoint_every,
+        )
+        return self._named(Fit(self._lab, self.card, data, settings))
+
+    @points_home
     def scan(
         self,
         prompt: Any = None,
@@ -386,24 +437,3 @@ class Model(ModuleView):
         if self._lab is None:
             raise TraceError(f"this '{self.card.id}' is a card without a connection; get it from lab.model(...)")
         return self._lab
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _LATER and self._spot.child(name) is None:
-            return _later(name)
-        return super().__getattr__(name)
-
-
-_LATER = {
-    "fit": "training",
-}
-"""Parts of the language that this version does not execute, by what they are called."""
-
-
-def _later(name: str) -> Any:
-    @points_home
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotYetSupported(
-            f"model.{name} ({_LATER[name]}) is part of the language, but not executed by this version yet"
-        )
-
-    return refuse

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from telepatch import arguments, tree
 from telepatch.current import open_builder
+from telepatch.elsewhere import OF_MODULES
 from telepatch.lines import points_home
 from telepatch.names import missing_site
 from telepatch.outputs import made
@@ -241,6 +242,8 @@ class ModuleView:
         return [*spot.own_children(), *spot.alias_children(), *spot.ports(), *spot.module.params]
 
     def _missing(self, name: str) -> TelepatchError:
+        if name in OF_MODULES:
+            return missing_site(f"{_where(self._spot)} has no '{name}'; {OF_MODULES[name]}")
         known = [one for one in self._names() if not one.isdigit()]
         near = difflib.get_close_matches(name, [*known, *PORTS], n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""

@@ -13,7 +13,7 @@ from telepatch_protocol.lowering import written
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import Dim
 
-Kind = Literal["job", "map", "repeat", "cond", "grad", "generate"]
+Kind = Literal["job", "map", "repeat", "cond", "grad", "fit", "aside", "generate"]
 
 
 @dataclass
@@ -71,6 +71,10 @@ class Scope:
         """Hold a node; one of the same id is replaced and keeps its place."""
         at, order, _ = self._nodes.get(node.id, (slot, len(self._nodes), node))
         self._nodes[node.id] = (at, order, node)
+
+    def drop(self, id: str) -> None:
+        """Hold a node no longer."""
+        del self._nodes[id]
 
     def nodes(self) -> tuple[Written, ...]:
         """Its nodes, as they stand in the document."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from pydantic import JsonValue
@@ -15,6 +15,7 @@ from telepatch.builder import Builder
 from telepatch.cache import Cache, keep
 from telepatch.chats import Chat, check_template, is_messages
 from telepatch.current import open_builder
+from telepatch.elsewhere import OF_TRACES, not_said
 from telepatch.lines import points_home
 from telepatch.named import as_inputs, sendable
 from telepatch.prompt_tokens import tokens_of
@@ -120,6 +121,12 @@ class Trace(Block):
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self._builder.card, prompt, **named)
         return Invocation(self._builder, form, self._forward, (*self._edits, *uses(edits)))
+
+    @points_home
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise not_said(self.what, name, OF_TRACES, ["invoke", "tokens", "cache", "graph"])
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope

@@ -212,6 +212,7 @@ class Limits(Frozen):
     max_bytes: int = 4 * 2**30
     max_saved_bytes: int = 2**30
     max_seconds: float = 120.0
+    max_fit_seconds: float = 86_400.0
     max_nodes: int = 20_000
     max_passes: int = 32
     max_elements: int = 100_000

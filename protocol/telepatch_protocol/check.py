@@ -89,7 +89,7 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
                     raise BadArgument(
                         f"two nodes have the same id '{name}'; ids are unique in a document", node=node.id
                     )
-            if any(node.id in body.binds for body in bodies_of(node)):
+            if any(node.id in body.binds for body in bodies_of(node) if body.name != f"{node.id}.after"):
                 raise BadArgument(f"'{node.id}' binds its own id inside; ids are unique in a document", node=node.id)
             taken.add(node.id)
     except GraphError as error:

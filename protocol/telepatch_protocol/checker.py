@@ -28,10 +28,12 @@ from telepatch_protocol.errors import (
     UnknownName,
 )
 from telepatch_protocol.executed import check_kind
+from telepatch_protocol.fits import check_fit
 from telepatch_protocol.generations import check_generating
 from telepatch_protocol.graph import (
     Call,
     Cond,
+    Fit,
     Generating,
     Get,
     Grad,
@@ -389,5 +391,6 @@ _CHECKS: dict[type[Any], Callable[[Checker, Any], Value]] = {
     Repeat: check_repeat,
     Cond: check_cond,
     Grad: check_grad,
+    Fit: check_fit,
 }
 """How each kind of node is checked."""

@@ -9,7 +9,7 @@ from telepatch_protocol.causality import Event, Schedule, schedule
 from telepatch_protocol.checked import Scope
 from telepatch_protocol.errors import CausalLoop, TooLarge
 from telepatch_protocol.flow import check_flow
-from telepatch_protocol.graph import Generating, Get, Grad, Graph, Node, Set
+from telepatch_protocol.graph import Fit, Generating, Get, Grad, Graph, Node, Set
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import TOKEN_ORDER, Found
@@ -70,14 +70,16 @@ def close(
 def happens_between(node: Node) -> bool:
     """Whether a node happens only while no forward runs: gradients, generations, and sub-graphs that run forwards
     themselves."""
-    if isinstance(node, Grad | Generating):
+    if isinstance(node, Grad | Fit | Generating):
         return True
     graphs = [body.graph for body in bodies_of(node)]
     return any(has_runs(one) or _has_grad(one.nodes) for one in graphs)
 
 
 def _has_grad(nodes: Iterable[Node]) -> bool:
-    return any(isinstance(node, Grad) or any(_has_grad(body.graph.nodes) for body in bodies_of(node)) for node in nodes)
+    return any(
+        isinstance(node, Grad | Fit) or any(_has_grad(body.graph.nodes) for body in bodies_of(node)) for node in nodes
+    )
 
 
 def _scheduled(

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument
-from telepatch_protocol.graph import Graph, Invoke, Map, SubGraph
+from telepatch_protocol.graph import Fit, Graph, Invoke, Map, SubGraph
 from telepatch_protocol.subgraphs import all_runs, bodies_of
 
 
@@ -34,7 +34,7 @@ def _invokes(graph: Graph) -> Iterator[tuple[Invoke, Mapping[str, JsonValue]]]:
         scope, spans = waiting.pop()
         yield from ((invoke, spans) for run in scope.runs for invoke in run.invokes)
         inner = [
-            (body.graph, {**spans, **node.over} if isinstance(node, Map) else spans)
+            (body.graph, {**spans, **node.over} if isinstance(node, Map | Fit) else spans)
             for node in scope.nodes
             for body in bodies_of(node)
         ]

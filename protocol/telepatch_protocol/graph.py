@@ -237,7 +237,14 @@ class Cond(_Kinded):
 
 
 class Parameter(Frozen):
-    """A tensor that a fit trains."""
+    """A tensor that a fit trains.
+
+    Attributes:
+        init: its value before the first step.
+        constraint: what holds of it after every step: ``orthogonal`` (columns of a tall matrix, rows of a wide one, are
+            orthonormal), ``unit_norm`` (vectors along `dim` have length 1), ``positive``.
+        dim: of ``unit_norm``; the last axis if left out.
+    """
 
     init: Arg
     constraint: Literal["orthogonal", "unit_norm", "positive"] | None = None
@@ -256,6 +263,18 @@ class Optimiser(Frozen):
     clip_norm: Arg = None
 
 
+class Buffer(Frozen):
+    """The rows that a fit over a stream holds and mixes.
+
+    Attributes:
+        rows: how many; all of them, if left out, which only values and columns allow.
+        refill: once less than this part of them is unused, the used ones make room for new ones.
+    """
+
+    rows: Arg = None
+    refill: Arg = 0.5
+
+
 class After(Frozen):
     """What happens after each update of a fit: changes of state, parameters and optimiser moments, and when to stop."""
 
@@ -265,8 +284,20 @@ class After(Frozen):
     stop: Arg = None
 
 
+class Evaluate(Frozen):
+    """A sub-graph evaluated after every so many steps, with the parameters as they are then."""
+
+    every: Arg
+    body: SubGraph
+
+
 class Fit(_Kinded):
-    """A repeat with an optimiser: trains `params` so that the body's ``loss`` falls."""
+    """A repeat with an optimiser: trains `params` so that the body's ``loss`` falls.
+
+    Without `buffer`, `over` binds names to elements as a `map` does, the body is that of one example, and its loss is
+    reduced over a batch of `batch_size` examples. With `buffer`, `over` binds names to streams of rows (the ``cat``
+    output of a `map`, a value, a column), and the body sees a batch of rows along the leading axis.
+    """
 
     kind: Literal["fit"] = "fit"
     id: Id
@@ -275,7 +306,7 @@ class Fit(_Kinded):
     steps: Arg = None
     epochs: Arg = None
     shuffle: Arg = None
-    buffer: dict[str, Arg] | None = None
+    buffer: Buffer | None = None
     params: dict[Id, Parameter]
     state: dict[Id, Arg] = Field(default_factory=dict)
     before: SubGraph | None = None
@@ -283,6 +314,7 @@ class Fit(_Kinded):
     body: SubGraph
     reduce: dict[Id, Reduction] = Field(default_factory=dict)
     after: After | None = None
+    evaluate: Evaluate | None = None
     emit: dict[Id, Arg] = Field(default_factory=dict)
     checkpoint_every: Arg = None
 
@@ -308,7 +340,7 @@ Node = Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit | Generating
 KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
 
-EXECUTED: frozenset[str] = frozenset({"get", "set", "call", "module", "grad", "map", "repeat", "cond"})
+EXECUTED: frozenset[str] = frozenset(KINDS)
 """The kinds that this version of the service runs."""
 
 

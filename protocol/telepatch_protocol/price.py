@@ -16,8 +16,9 @@ from telepatch_protocol.checked import Checked, Scope
 from telepatch_protocol.closing import SAMPLED
 from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import TooLarge
+from telepatch_protocol.fitting import streams
 from telepatch_protocol.generating import FIRST
-from telepatch_protocol.graph import Generating, Grad, Map, Node
+from telepatch_protocol.graph import Fit, Generating, Grad, Map, Node
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
@@ -26,6 +27,9 @@ from telepatch_protocol.subgraphs import all_nodes
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
+
+_PARTS = ("then", "else", "before", "after", "evaluate")
+"""What sub-graphs of nodes that have several are called."""
 
 KEPT_FOR_GRADIENTS = 2
 """How many bytes PyTorch's graph keeps of a forward for each byte that leaves a module; some stay inside modules."""
@@ -49,8 +53,8 @@ def price(checked: Checked, card: ModelCard) -> Price:
         TooLarge: over one of the card's limits; the message has both numbers.
     """
     kept = {text.lstrip("$").split(".")[0] for text in checked.graph.saves.values()}
-    graphs = any(isinstance(node, Grad) for node in all_nodes(checked.graph))
-    cost = _cost(checked.scope, kept, card, graphs)
+    graphs = any(isinstance(node, Grad | Fit) for node in all_nodes(checked.graph))
+    cost = _cost(checked.scope, kept, card, graphs, streams(checked.graph, all_nodes(checked.graph)))
     _within(card, "rows", cost.widest, card.limits.max_rows)
     if cost.nodes > MAX_EVALUATIONS:
         raise TooLarge(
@@ -92,7 +96,8 @@ def _within(card: ModelCard, what: str, have: int, most: int) -> None:
         )
 
 
-def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool) -> _Cost:
+def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: frozenset[str]) -> _Cost:
+    """What a scope costs; `flowing` are maps whose outputs are never held as a whole."""
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
     rows = sum(_rows(one, scope) for one in passes)
@@ -103,15 +108,15 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool) -> _Cost:
     found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
-        for name in (node.id, f"{node.id}.then", f"{node.id}.else"):
+        for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
             for key, body in scope.bodies.get(name, {}).items():
-                one = _cost(body, set(), card, graphs and not isinstance(node, Generating))
-                found, peak = _with(found, one, scope.counts[name][key], isinstance(node, Map))
+                one = _cost(body, set(), card, graphs and not isinstance(node, Generating), flowing)
+                found, peak = _with(found, one, scope.counts[name][key], _at_once(node, scope))
                 inside[node.id] = max(inside.get(node.id, 0), peak)
     made = [node for node in scope.order if isinstance(node, Generating)]
     beside = sum(inside[node.id] + _cache(node, scope, card) for node in made)  # they take their steps together
     inside |= {node.id: beside for node in made}
-    return replace(found, peak=max(_peak(scope, kept, inside), activations + _peak(scope, kept, {})))
+    return replace(found, peak=max(_peak(scope, kept, inside, flowing), activations + _peak(scope, kept, {}, flowing)))
 
 
 def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
@@ -122,9 +127,16 @@ def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
     return _known(first.rows, 1) * min(longest, card.limits.max_positions) * card.cache_bytes
 
 
-def _with(total: _Cost, one: _Cost, count: int, mapped: bool) -> tuple[_Cost, int]:
+def _at_once(node: Node, scope: Scope) -> int:
+    """How many evaluations of a node's sub-graph run at once at the most: all elements of a map, a batch of a fit."""
+    if isinstance(node, Fit):
+        return scope.counts[f"{node.id}.batch"][()]
+    return ROWS_IN_FLIGHT if isinstance(node, Map) else 1
+
+
+def _with(total: _Cost, one: _Cost, count: int, most: int) -> tuple[_Cost, int]:
     """The cost with a sub-graph that is evaluated so often, and the bytes that it takes while it is."""
-    at_once = min(count, _in_flight(one)) if mapped else 1
+    at_once = max(1, min(count, most, _in_flight(one)))
     found = _Cost(
         rows=total.rows + one.rows * count,
         tokens=total.tokens + one.tokens * count,
@@ -170,19 +182,21 @@ def _graph(one: Pass, tokens: int, card: ModelCard) -> int:
     return tokens * KEPT_FOR_GRADIENTS * sum(width for order, width in card.leaving if first <= order <= one.stop)
 
 
-def _peak(scope: Scope, kept: set[str], inside: dict[str, int]) -> int:
+def _peak(scope: Scope, kept: set[str], inside: dict[str, int], flowing: frozenset[str]) -> int:
     """Most bytes of node values alive at once, each from where it is made to its last use; kept ones to the end.
 
     Args:
         scope: whose nodes.
         kept: nodes whose values are kept.
         inside: bytes that sub-graphs of nodes take while they are evaluated.
+        flowing: nodes whose values are never held as a whole.
     """
     last = {ref.id: place for place, node in enumerate(scope.order) for ref in refs_of(node)}
     dying: dict[int, list[str]] = {}
     for name, place in last.items():
         dying.setdefault(place, []).append(name)
-    sizes = {node.id: sum(_bytes(meta) for meta in _metas(scope, node)) for node in scope.order if node.kind != "set"}
+    held = [node for node in scope.order if node.kind != "set" and node.id not in flowing]
+    sizes = {node.id: sum(_bytes(meta) for meta in _metas(scope, node)) for node in held}
     alive = peak = 0
     for place, node in enumerate(scope.order):
         alive += sizes.get(node.id, 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from telepatch_protocol.fitting import arguments_of_fit, sub_graphs
 from telepatch_protocol.graph import (
     Arg,
     Cond,
     Each,
+    Fit,
     Generate,
     Generating,
     Grad,
@@ -57,6 +59,8 @@ def bodies_of(node: Node) -> tuple[Body, ...]:
     if isinstance(node, Cond):
         branches = (("then", node.then), ("else", node.else_))
         return tuple(Body(f"{node.id}.{name}", one) for name, one in branches if isinstance(one, SubGraph))
+    if isinstance(node, Fit):
+        return tuple(Body(*part) for part in sub_graphs(node))
     if isinstance(node, Generating):
         return (each_body(node.id, node.each),)
     if isinstance(node, Grad) and node.body is not None:
@@ -79,6 +83,8 @@ def arguments_of(node: Node) -> tuple[Arg, ...]:
         return (node.n, *node.carry.values())
     if isinstance(node, Cond):
         return (node.if_, *(one for one in (node.then, node.else_) if not isinstance(one, SubGraph)))
+    if isinstance(node, Fit):
+        return arguments_of_fit(node)
     if isinstance(node, Generating):
         return (*inputs_of(node.invoke), *settings_of(node.generate), *node.each.state.values())
     return (node.of, *node.wrt) if isinstance(node, Grad) else ()

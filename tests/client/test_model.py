@@ -9,7 +9,7 @@ import pytest
 
 from telepatch.model import Model
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.errors import BadArgument, NotYetSupported, ShapeError, TraceError, UnknownSite
+from telepatch_protocol.errors import BadArgument, ShapeError, TraceError, UnknownSite
 from telepatch_protocol.graph import Get, Module, Set
 
 
@@ -146,13 +146,6 @@ def test_only_ports_are_assigned(model: Model) -> None:
             model.blocks[0].resid_pots = 0
     with pytest.raises(TraceError, match="inside"):
         model.blocks[0].output = 0
-
-
-@pytest.mark.parametrize("name", ["fit"])
-def test_later_parts_of_the_language_refuse_by_name(model: Model, name: str) -> None:
-    with pytest.raises(NotYetSupported, match=name) as caught:
-        getattr(model, name)("x")
-    assert caught.value.line == line() - 1
 
 
 def test_a_card_without_a_connection_says_so(model: Model) -> None:

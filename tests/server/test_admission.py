@@ -59,8 +59,8 @@ def test_an_index_behind_the_end_of_a_prompt_is_refused_at_the_authors_line(http
                     }
                 ]
             },
-            "not_yet_supported",
-            "'fit'",
+            "bad_argument",
+            "goes over nothing",
         ),
         ({"nodes": [{"kind": "call", "id": "h", "op": "topkk"}]}, "unknown_operation", "topk"),
         ({"surprise": 1}, "protocol_error", "surprise"),

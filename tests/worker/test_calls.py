@@ -147,3 +147,13 @@ def test_a_call_left_out_is_refused_with_how_many_there_are(site, albert, build)
 def test_a_call_that_does_not_happen_is_refused(albert, build):
     with pytest.raises(UnknownSite, match="fires 4 times in one forward; there is no call 4"):
         albert.plan(build.task("albert", {"a": IDS}, build.get("x", f"{LAYER}:output", call=4)))
+
+
+def test_a_call_is_not_skipped_where_a_later_call_of_a_part_of_it_is_read(albert, build, saved):
+    nodes = [
+        {**build.set(f"{LAYER}:output", 0.5), "call": 0},
+        build.get("x", f"{LAYER}.attention.query:output", call=1),
+    ]
+    exact = saved(albert, build.task("albert", {"a": IDS}, *nodes, options=EXACT))
+    found = saved(albert, build.task("albert", {"a": IDS}, *nodes))
+    assert torch.equal(found["x"], exact["x"])

@@ -32,9 +32,9 @@ def forwards(gpt2, monkeypatch):
     rows: list[int] = []
     plain = gpt2.model.forward
 
-    def counted(inputs, parts, dropped):
+    def counted(inputs, parts, dropped, **more):
         rows.append(inputs["input_ids"].shape[0])
-        plain(inputs, parts, dropped)
+        plain(inputs, parts, dropped, **more)
 
     monkeypatch.setattr(gpt2.model, "forward", counted)
     return rows

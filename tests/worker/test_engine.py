@@ -541,11 +541,11 @@ def test_values_that_grow_too_large_while_running_end_the_job(limited, build):
 def test_a_batch_that_fails_as_a_whole_is_split_until_only_the_culprit_fails(gpt2, build, monkeypatch):
     plain, sizes = gpt2.model.forward, []
 
-    def forward(inputs, parts, dropped):
+    def forward(inputs, parts, dropped, **more):
         sizes.append(len(parts))
         if (inputs["input_ids"] == 99).any():
             raise torch.OutOfMemoryError("out of memory")
-        plain(inputs, parts, dropped)
+        plain(inputs, parts, dropped, **more)
 
     monkeypatch.setattr(gpt2.model, "forward", forward)
     tasks = [build.task(GPT2, {"a": [1, 99 if at == 3 else at]}, build.get("l", "lm_head:output")) for at in range(8)]

@@ -152,9 +152,9 @@ def test_jobs_under_eager_attention_share_batches_with_each_other_only(gpt2, bui
     batches = []
     forward = gpt2.model.forward
 
-    def note(inputs, parts, dropped):
+    def note(inputs, parts, dropped, **more):
         batches.append((implementation(gpt2.loaded.module), len(parts)))
-        return forward(inputs, parts, dropped)
+        return forward(inputs, parts, dropped, **more)
 
     monkeypatch.setattr(gpt2.model, "forward", note)
     eager = [build.task("gpt2-random", {"a": IDS[:n]}, build.get("p", "blocks.2:scores")) for n in (3, 7)]

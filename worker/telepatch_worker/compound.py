@@ -9,16 +9,18 @@ import torch
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.graph import Cond, Generating, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Node, Repeat, SubGraph
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_worker.edits import Edits
 from telepatch_worker.emitting import tell
+from telepatch_worker.fit import fitted
 from telepatch_worker.folds import Fold, stacked
 from telepatch_worker.kernels import DTYPES
 from telepatch_worker.mapping import Elements
 from telepatch_worker.requests import Backward, Work, together
+from telepatch_worker.row_streams import Column, Stream
 from telepatch_worker.steps import generated
 from telepatch_worker.values import Value, as_tensor
 
@@ -33,6 +35,9 @@ def evaluated(frame: Frame, node: Node) -> Work[Value]:
 
 def _map(frame: Frame, node: Map) -> Work[Value]:
     """Every element once, as many at a time as fit, each folded into the outputs as soon as it is there."""
+    if node.id in frame.context.plan.flowing:
+        stream = Stream(frame, node)
+        return {name: Column(stream, name) for name in node.body.out}
     elements = Elements(frame, node)
     fold = Fold(node, elements.lead, keep=node.id in frame.plan.differentiated, hold=frame.context.hold)
     for chunk in elements.chunks():
@@ -122,5 +127,6 @@ _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
     Repeat: _repeat,
     Cond: _cond,
     Grad: _grad,
+    Fit: fitted,
     Generating: generated,
 }

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack, worthwhile
+from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import decode
 from telepatch_worker.inputs import TokenInput
@@ -25,11 +27,10 @@ from telepatch_worker.requests import Backward, Decode, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
-__all__ = ["BatchLimits", "Engine", "Outcome", "Task"]
+__all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Settled", "Task"]
 
 Progress = Callable[[str, int, int], None]
 """Told the id of a job, how many of its forwards are done, and how many there are."""
-
 
 Values = Callable[[str, dict[str, Any]], None]
 """Told the id of a job, and small values of it as they come: tokens of its generations, and what it emits."""
@@ -50,6 +51,10 @@ class BatchLimits:
     def __post_init__(self) -> None:
         if self.tokens < 1 or self.rows < 1:
             raise ValueError(f"a batch holds at least one token and one row; found {self}")
+
+    def halved(self) -> BatchLimits:
+        """Half as much."""
+        return BatchLimits(max(1, self.tokens // 2), max(1, self.rows // 2))
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,10 @@ def _unseen(job: str, values: dict[str, Any]) -> None:
     """Values that nobody watches."""
 
 
+def _unkept(job: str, checkpoints: bytes) -> None:
+    """Checkpoints that nobody keeps."""
+
+
 def _unheard(outcome: Outcome) -> None:
     """An end that nobody waits for."""
 
@@ -93,7 +102,7 @@ def _always() -> bool:
     return True
 
 
-class _Settled:
+class Settled:
     """How jobs ended, as far as they have."""
 
     def __init__(self, ended: Callable[[Outcome], None]) -> None:
@@ -107,13 +116,14 @@ class _Settled:
 
 
 @dataclass(frozen=True)
-class _Desk:
+class Desk:
     """Whom a batch talks to."""
 
     cancelled: Callable[[], set[str]]
     progress: Progress
     values: Values
-    settled: _Settled
+    keep: Keep
+    settled: Settled
 
 
 class Engine:
@@ -122,6 +132,8 @@ class Engine:
     Args:
         loaded: the model.
         limits: of one forward.
+        skips: whether modules are left out whose outputs are replaced for everyone in the forward; never in jobs that
+            ask for exactness or for gradients.
 
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
@@ -131,7 +143,8 @@ class Engine:
         torch.Size([1, 257])
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None) -> None:
+    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, skips: bool = True) -> None:
+        self._skips = skips
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
@@ -145,6 +158,7 @@ class Engine:
         cancelled: Callable[[], set[str]] = set,
         progress: Progress = _quiet,
         values: Values = _unseen,
+        keep: Keep = _unkept,
         ended: Callable[[Outcome], None] = _unheard,
         proceed: Callable[[], bool] = _always,
     ) -> list[Outcome]:
@@ -154,7 +168,8 @@ class Engine:
             tasks: the jobs; their ids differ.
             cancelled: asked at every site: ids of jobs that are to stop.
             progress: told when a forward of a job of several is over.
-            values: told what jobs stream, from inside their forwards.
+            values: told what jobs stream.
+            keep: told checkpoints of jobs that train, from which they can be begun again (`Task.checkpoint`).
             ended: told of each job as soon as it has ended, before the others have.
             proceed: asked before each batch; once it says no, jobs that have not begun are left out.
 
@@ -163,8 +178,8 @@ class Engine:
         """
         if len({task.id for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same id")
-        settled = _Settled(ended)
-        desk = _Desk(cancelled, progress, values, settled)
+        settled = Settled(ended)
+        desk = Desk(cancelled, progress, values, keep, settled)
         plans = [plan for task in tasks if (plan := self._planned(task, settled)) is not None]
         for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
             if not proceed():
@@ -192,14 +207,14 @@ class Engine:
         """Give the model back as it was loaded."""
         self.model.close()
 
-    def _planned(self, task: Task, settled: _Settled) -> Plan | None:
+    def _planned(self, task: Task, settled: Settled) -> Plan | None:
         try:
             return self.plan(task)
         except Exception as error:
             settled.add(Outcome(task.id, None, bare(as_job_error(error))))
             return None
 
-    def _settle(self, plans: Sequence[Plan], desk: _Desk, limits: BatchLimits) -> None:
+    def _settle(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> None:
         """Run a batch; where it fails as a whole, or lacks memory, in halves, down to single jobs; a single one that
         can run in smaller forwards, in those."""
         runs: list[Running] = []
@@ -214,7 +229,7 @@ class Engine:
             memory = run.error is not None and is_memory(run.error)
             if memory and (len(plans) > 1 or self._smaller(run.plan, run.error, desk, limits)):
                 continue
-            warnings = run.plan.checked.warnings
+            warnings = (*run.plan.checked.warnings, *run.warnings)
             desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
         runs.clear()
         again = [plan for plan in plans if plan.id not in desk.settled.outcomes]
@@ -222,43 +237,45 @@ class Engine:
             if part:
                 self._settle(part, desk, limits)
 
-    def _smaller(self, plan: Plan, error: Exception | None, desk: _Desk, limits: BatchLimits) -> bool:
+    def _smaller(self, plan: Plan, error: Exception | None, desk: Desk, limits: BatchLimits) -> bool:
         """Run a job that lacked memory again in forwards of half the size, if it can."""
         if error is None or not is_memory(error) or not plan.splits or limits.rows == 1:
             return False
-        self._settle([plan], desk, BatchLimits(max(1, limits.tokens // 2), limits.rows // 2))
+        self._settle([plan], desk, limits.halved())
         return True
 
-    def _forwards(self, plans: Sequence[Plan], desk: _Desk, limits: BatchLimits) -> list[Running]:
+    def _forwards(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> list[Running]:
         """Some jobs from beginning to end: what all of them need next together, then what they need after that."""
         clock = Clock()
-        runs = [self._running(plan, clock, desk, limits) for plan in plans]
+        runs = [self.running(plan, desk, limits, clock) for plan in plans]
         with torch.set_grad_enabled(plans[0].grads):
             for run in runs:
                 run.advance()
             while any(run.wanted for run in runs):
-                self._round([run for run in runs if run.wanted], limits)
+                self.round([run for run in runs if run.wanted], limits)
                 for run in runs:
                     run.advance()
                 _tell(runs, desk.progress)
         return runs
 
-    def _running(self, plan: Plan, clock: Clock, desk: _Desk, limits: BatchLimits) -> Running:
+    def running(self, plan: Plan, desk: Desk, limits: BatchLimits, clock: Clock | None = None) -> Running:
+        """A job that is about to run."""
         device = self.loaded.device
         return Running(
             plan,
             self.model,
             self.card,
             device,
-            clock,
+            clock or Clock(),
             desk.cancelled,
             rows=limits.rows,
             tokens=limits.tokens,
             values=partial(desk.values, plan.id),
+            keep=desk.keep,
             decode=self._text(),
         )
 
-    def _round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
+    def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
         """Everything that some jobs need next."""
         wanted = [_Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
         if runs[0].plan.alone:
@@ -287,8 +304,10 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
-        with attention(self.loaded.module, eager=wanted[0].run.plan.eager):
-            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]))
+        plan = wanted[0].run.plan
+        skips = self._skips and not plan.grads and not exact(plan.task.graph)
+        with attention(self.loaded.module, eager=plan.eager):
+            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]), skips=skips)
 
     def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
         """What the model is called with."""

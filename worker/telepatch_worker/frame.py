@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
 from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
+from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
 from telepatch_worker.inputs import Given, given_input
 from telepatch_worker.interleave import Moment
@@ -56,6 +57,9 @@ class Context:
         rows, tokens: how much of a map runs at once.
         values: told small values as they come.
         decode: gives the text of token ids; None for a model without a tokenizer.
+        shelf: checkpoints of its fits.
+        warnings: what its author should know of how it ran.
+        stage: steps that its fit has made, and how many there are at most.
         held: bytes of values alive.
     """
 
@@ -69,6 +73,9 @@ class Context:
     tokens: int
     values: Callable[[dict[str, Any]], None]
     decode: Callable[[list[int]], str] | None
+    shelf: Shelf = field(default_factory=Shelf)
+    warnings: list[str] = field(default_factory=list)
+    stage: tuple[int, int] = (0, 0)
     held: int = 0
 
     @property
@@ -150,7 +157,8 @@ class Frame:
         """Whatever waits for a forward to be over: one after the other, generations side by side."""
         while self._waiting:
             nodes = [self.plan.nodes[name] for name in self._waiting]
-            now = [node for node in nodes if isinstance(node, Generating)] or nodes[:1]
+            side = [node for node in nodes if isinstance(node, Generating) or node.id in self.plan.beside]
+            now = side or nodes[:1]
             for node in now:
                 self._waiting.remove(node.id)
             yield from together(self._happen(node) for node in now)

@@ -33,6 +33,7 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
         tokens=_tokens(job),
         attachment=results.decode(await lane.attachment(job)),
         results=await _values(job, lane, recent),
+        checkpoint=await lane.last_checkpoint(job),
         data={digest: await _columns(job, digest, lane, recent) for digest in job.data},
     )
 

@@ -28,6 +28,7 @@ from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
 from telepatch_worker.layout import Rows, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
+from telepatch_worker.skipping import Skips
 from telepatch_worker.views import seen
 
 _ROOT = "model"
@@ -54,6 +55,7 @@ class Moment:
         view: how the job sees the tensor, where it does not see it as it is.
         tracked: whether gradients are asked of the tensor, so that it has to be part of PyTorch's graph.
         again: whether the value was taken in an earlier forward already, and is only tracked in this one.
+        replaces: dtype of what the module returns, where a write replaces all of it.
     """
 
     node: str
@@ -65,6 +67,7 @@ class Moment:
     view: View | None = None
     tracked: bool = False
     again: bool = False
+    replaces: torch.dtype | None = None
 
     @property
     def location(self) -> str:
@@ -124,7 +127,12 @@ class Interleaved:
             self._envoy = Envoy(module, path=_ROOT, interleaver=self._interleaver)
 
     def forward(
-        self, inputs: dict[str, Any], parts: Sequence[Part], dropped: Callable[[], Sequence[object]] = tuple
+        self,
+        inputs: dict[str, Any],
+        parts: Sequence[Part],
+        dropped: Callable[[], Sequence[object]] = tuple,
+        *,
+        skips: bool = False,
     ) -> None:
         """Run the model until the last moment of every job has passed.
 
@@ -132,12 +140,16 @@ class Interleaved:
             inputs: what the model is called with.
             parts: the jobs.
             dropped: asked at every site: the owners that shall take no further part from here.
+            skips: whether modules are left out of which nobody needs more than what is written there.
 
         Raises:
             Exception: whatever the model itself raises; what a job raises goes to its `fail`.
         """
         run = self._interleaver
         run.begin(self._envoy, parts, dropped)
+        if skips:
+            device = next(one.device for one in inputs.values() if isinstance(one, torch.Tensor))
+            run.skips = Skips((moment for part in parts for moment in part.moments), device)
         try:
             with self._opened(parts), run:
                 self.module(**inputs)
@@ -303,14 +315,24 @@ class _Mediator(interleaver.Mediator):
         assert self.worker is not None
         return self.worker.parent.switch(interleaver.Pending(event, moment.location, moment.place.call, moment))
 
-    def due(self, provider: str) -> bool:
-        """Whether this visit is what it waits for, and no other invoke of the job comes before it."""
+    @property
+    def awaited(self) -> Moment:
+        """The moment that it waits for."""
+        assert self.pending is not None
+        moment: Moment = self.pending.value
+        return moment
+
+    def comes_to(self, provider: str) -> bool:
+        """Whether this visit is what it waits for."""
         return (
             self.pending is not None
             and self.pending.provider == provider
             and self.pending.iteration == self.occurrence(provider)
-            and self.pending.value is self.cursor.next
         )
+
+    def due(self, provider: str) -> bool:
+        """Whether this visit is what it waits for, and no other invoke of the job comes before it."""
+        return self.comes_to(provider) and self.awaited is self.cursor.next
 
     def handle(self, provider: str, value: Any) -> Any:
         """Serve one moment; more at this visit follow when it is this invoke's turn again."""
@@ -375,6 +397,7 @@ class _Interleaver(interleaver.Interleaver):
         self._dropped: Callable[[], Sequence[object]] = tuple
         self._then: After = "stop"
         self.functions: set[str] = set()
+        self.skips: Skips | None = None
 
     def __enter__(self) -> _Interleaver:
         super().__enter__()
@@ -408,6 +431,7 @@ class _Interleaver(interleaver.Interleaver):
         self.cancel()
         self.parked = set()
         self.functions = set()
+        self.skips = None
         self.sourced.clear()
         self._walkers = []
         self._dropped = tuple
@@ -438,6 +462,9 @@ class _Interleaver(interleaver.Interleaver):
             self._reindex_parked()
         if self.functions and provider.endswith(".fn"):
             self._open(provider.removesuffix(".fn"), value)
+        if self.skips is not None and provider.endswith(".skip"):
+            stand_in = self._stand_in(provider.removesuffix(".skip"), self.skips)
+            return value if stand_in is None else stand_in
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)
@@ -446,6 +473,14 @@ class _Interleaver(interleaver.Interleaver):
                 raise _Stop
             self.busy = self._then == "watch"
         return value
+
+    def _stand_in(self, base: str, skips: Skips) -> torch.Tensor | None:
+        """What to take for the output of a module that is about to run, if it need not."""
+        output = f"{base}.output"
+        waiting = [walker for walker in self._walkers if walker.pending is not None]
+        if not waiting or not all(walker.comes_to(output) for walker in waiting):
+            return None
+        return skips.stand_in([(walker.awaited, walker.rows) for walker in waiting])
 
     def _open(self, base: str, function: Callable[..., Any]) -> None:
         """Let a function that is about to be called show its operations; it may be another one at each call."""

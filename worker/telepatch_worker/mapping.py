@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,10 +45,17 @@ class Elements:
         if self.count > most:
             raise TooLarge(f"map '{node.id}' has {self.count:,} elements; the limit is {most:,}")
 
-    def chunks(self) -> Iterator[list[int]]:
-        """Elements that run together: similar ones, and no more than the budget of a forward."""
+    def chunks(self, places: Iterable[int] | None = None) -> Iterator[list[int]]:
+        """Elements that run together, of all or of some: similar ones, and no more than the budget of a forward."""
+        wanted = range(self.count) if places is None else places
+        return self._filled(sorted(((self._size(at), at) for at in wanted), key=lambda one: -one[0][1]))
+
+    def in_order(self, start: int = 0) -> Iterator[list[int]]:
+        """Elements that run together: from one on, as they stand, and no more than the budget of a forward."""
+        return self._filled((self._size(at), at) for at in range(start, self.count))
+
+    def _filled(self, sized: Iterable[tuple[tuple[int, int], int]]) -> Iterator[list[int]]:
         context = self._frame.context
-        sized = sorted(((self._size(at), at) for at in range(self.count)), key=lambda one: -one[0][1])
         chunk: list[int] = []
         rows = longest = 0
         for (own, length), at in sized:
@@ -60,10 +67,10 @@ class Elements:
         if chunk:
             yield chunk
 
-    def frame(self, at: int) -> Frame:
-        """The scope of one element."""
+    def frame(self, at: int, more: Mapping[str, Value] | None = None) -> Frame:
+        """The scope of one element, in which more names may stand for something."""
         bound = self._bound(at)
-        return self._frame.inside(self._plan(bound), bound, at=at)
+        return self._frame.inside(self._plan(bound), {**bound, **(more or {})}, at=at)
 
     def _bound(self, at: int) -> dict[str, Value]:
         places = self._places(at)

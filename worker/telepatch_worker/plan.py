@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,8 +12,9 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check, exact
 from telepatch_protocol.checked import places_in
 from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
+from telepatch_protocol.fitting import streams
 from telepatch_protocol.given import texts
-from telepatch_protocol.graph import Grad, Graph, Map
+from telepatch_protocol.graph import Fit, Grad, Graph, Map
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
@@ -42,6 +43,7 @@ class Task:
         attachment: the tensors that ``{tensor: name}`` constants name.
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
         data: the columns that ``{data: sha256}`` constants name, by digest and name.
+        checkpoint: of its fits, where an earlier attempt came so far.
     """
 
     id: str
@@ -50,6 +52,11 @@ class Task:
     attachment: Mapping[str, torch.Tensor] = field(default_factory=dict)
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     data: Mapping[str, Columns] = field(default_factory=dict)
+    checkpoint: bytes = b""
+
+    def begun(self, checkpoint: bytes) -> Task:
+        """The same, from a checkpoint on."""
+        return replace(self, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Plan:
         grads: whether it asks for gradients; such jobs share forwards only with each other.
         generates: whether it generates; such jobs run after those that do not.
         wrt: names of values of which gradients are asked.
+        flowing: maps whose outputs go into buffers of fits only, and so are never held as a whole.
+        long: whether it trains, and so may run for a long time, in turns with others.
         splits: whether it can run in smaller forwards than it would.
         price: what it costs.
     """
@@ -84,6 +93,8 @@ class Plan:
     generates: bool
     wrt: frozenset[str]
     splits: bool
+    flowing: frozenset[str]
+    long: bool
     price: Price
 
     @cached_property
@@ -154,6 +165,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
         root = _root(checked)
     nodes = list(all_nodes(graph))
+    trains = any(isinstance(node, Fit) for node in nodes)
     gradients = [node for node in nodes if isinstance(node, Grad)]
     return Plan(
         task=task,
@@ -164,10 +176,12 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         alone=alone,
         eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
-        grads=bool(gradients),
+        grads=bool(gradients) or trains,
         generates=any(run.generate is not None for run in all_runs(graph)),
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
-        splits=any(isinstance(node, Map) for node in nodes),
+        splits=any(isinstance(node, Map | Fit) for node in nodes),
+        flowing=streams(graph, nodes),
+        long=trains,
         price=price(checked, card),
     )
 

@@ -69,6 +69,11 @@ class Backward:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Nothing but a place where others may go first."""
+
+
+@dataclass(frozen=True)
 class Decode:
     """One generation, from its prompt to its end.
 
@@ -88,7 +93,7 @@ class Decode:
         return self.generation.ending.max_new_tokens
 
 
-Request = Forward | Backward | Decode
+Request = Forward | Backward | Decode | Turn
 
 Work = Generator[list[Request], None, T]
 """Work that now and then needs requests fulfilled: all of a list, before it goes on."""
@@ -106,8 +111,8 @@ def together(works: Iterable[Work[Any]]) -> Work[None]:
                 wanted += found
                 going.append(work)
         live = going
-        if wanted:
-            yield wanted
+        if live:
+            yield wanted  # nothing at all, where each waits for another one
 
 
 def at_once(work: Work[T]) -> T:

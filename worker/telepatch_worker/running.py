@@ -11,12 +11,17 @@ import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
+from telepatch_worker import checkpoints
+from telepatch_worker.checkpoints import Keep, Shelf
 from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Decode, Forward, Request
 from telepatch_worker.trouble import as_job_error, bare
+
+CHECKPOINT_SECONDS = 10.0
+"""How often checkpoints are written where the author does not say."""
 
 
 class Clock:
@@ -44,6 +49,7 @@ class Running:
         rows, tokens: how much of a map runs at once.
         values: told small values as they come.
         decode: gives the text of token ids; None for a model without a tokenizer.
+        keep: told the checkpoints of its fits now and then.
     """
 
     def __init__(
@@ -59,17 +65,35 @@ class Running:
         tokens: int,
         values: Callable[[dict[str, Any]], None],
         decode: Callable[[list[int]], str] | None,
+        keep: Keep,
     ) -> None:
         self.plan = plan
         self.clock = clock
         self.cancelled = cancelled
-        self.limit = card.limits.max_seconds
+        self.limit = card.limits.max_fit_seconds if plan.long else card.limits.max_seconds
+        self._keep = keep
+        self._written = time.perf_counter()
+        self.shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
         self.own = 0.0
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
         self.saved: dict[str, torch.Tensor] | None = None
-        context = Context(plan, model, card, device, self.check, self.fail, rows, tokens, values, decode)
+        self.warnings: list[str] = []
+        self.context = context = Context(
+            plan,
+            model,
+            card,
+            device,
+            self.check,
+            self.fail,
+            rows,
+            tokens,
+            values,
+            decode,
+            shelf=self.shelf,
+            warnings=self.warnings,
+        )
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)
 
@@ -78,22 +102,40 @@ class Running:
         """Time that the job has taken: its own, and that of the forwards."""
         return self.clock.shared() + self.own
 
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end."""
+        return self.error is not None or self.saved is not None
+
     def advance(self) -> None:
         """Go on until the job needs something, or is over."""
         self.done += sum(one.steps if isinstance(one, Decode) else isinstance(one, Forward) for one in self.wanted)
         self.wanted = []
-        if self.error is not None or self.saved is not None:
+        if self.over:
             return
         try:
             with self.timed():
-                wanted = next(self._work, None)
+                while (wanted := next(self._work, None)) == []:
+                    pass  # fits that wait for each other
                 if wanted is None:
                     self.saved = self._frame.saved(self.plan.task.graph.saves)
                     self._frame.close()
                 else:
                     self.wanted = wanted
+                    self._write_now_and_then()
         except Exception as error:
             self.fail(error)
+
+    def _write_now_and_then(self) -> None:
+        """Hand out checkpoints, if it is time."""
+        if self.shelf.urgent or time.perf_counter() - self._written > CHECKPOINT_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Hand out checkpoints, if there are new ones."""
+        if self.shelf.changed:
+            self._keep(self.plan.id, self.shelf.taken())
+        self._written = time.perf_counter()
 
     def fail(self, error: Exception) -> None:
         """The job is over; its neighbours go on."""

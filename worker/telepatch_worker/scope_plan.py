@@ -12,13 +12,14 @@ from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
 from telepatch_protocol.closing import SAMPLED
 from telepatch_protocol.generating import FIRST
-from telepatch_protocol.graph import Arg, Generating, Get, Grad, Invoke, Map, Node, Repeat, Set
+from telepatch_protocol.graph import Arg, Fit, Generating, Get, Grad, Invoke, Map, Node, Repeat, Set
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
 from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
+from telepatch_worker.skipping import replaced
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ScopePlan:
         kept: nodes whose values are outputs.
         between: nodes that happen only between forwards.
         differentiated: nodes through whose values gradients flow.
+        beside: nodes that happen side by side where several wait, so that fits share streams.
     """
 
     scope: Scope
@@ -50,6 +52,7 @@ class ScopePlan:
     kept: frozenset[str]
     between: frozenset[str]
     differentiated: frozenset[str]
+    beside: frozenset[str]
     _bodies: dict[tuple[str, Key], ScopePlan] = field(default_factory=dict)
     _backward: dict[str, ScopePlan] = field(default_factory=dict)
     _holes: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class ScopePlan:
             graph = next(body.graph for body in bodies_of(node) if body.name == name)
             tail = next(body.tail for body in bodies_of(node) if body.name == name)
             kept = [*graph.out.values(), *tail]
-            self._bodies[name, key] = scope_plan(self.scope.bodies[name][key], kept, set(self._whole(node)))
+            self._bodies[name, key] = scope_plan(self.scope.bodies[name][key], kept, set(self._whole(node, name)))
         return self._bodies[name, key]
 
     def backward(self, node: Grad) -> ScopePlan:
@@ -101,8 +104,10 @@ class ScopePlan:
             self._holes[node.id] = holes_in(node.body) & node.over.keys()
         return self._holes[node.id]
 
-    def _whole(self, node: Node) -> Iterable[str]:
-        """Outputs through which gradients flow, where the node's own do."""
+    def _whole(self, node: Node, body: str) -> Iterable[str]:
+        """Outputs through which gradients flow, where the node's own do; always those of what a fit trains."""
+        if isinstance(node, Fit):
+            return ("*",) if body == node.id else ()
         return ("*",) if node.id in self.differentiated else ()
 
     def shares(self) -> bool:
@@ -171,7 +176,15 @@ def _planned(
         kept=outputs | again,
         between=between,
         differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
+        beside=frozenset(name for name, node in nodes.items() if _fits(node)),
     )
+
+
+def _fits(node: Node) -> bool:
+    """Whether it is a fit, or has one inside."""
+    if isinstance(node, Fit):
+        return True
+    return any(isinstance(one, Fit) for body in bodies_of(node) for one in all_nodes(body.graph))
 
 
 def _at_a_place(node: Node, scope: Scope) -> bool:
@@ -179,6 +192,7 @@ def _at_a_place(node: Node, scope: Scope) -> bool:
 
 
 def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
+    whole = {node.id for node in scope.order if isinstance(node, Set) and node.index is None}
     return tuple(
         Moment(
             event.node,
@@ -190,6 +204,7 @@ def _moments(one: Pass, scope: Scope) -> tuple[Moment, ...]:
             found.view,
             event.tracked,
             event.again,
+            replaced(found, whole=event.writes and event.node in whole),
         )
         for event in one.events
         if event.node != SAMPLED

@@ -1,10 +1,13 @@
-"""The loop of a worker: take a batch, run it, hand in the results while the next one runs."""
+"""The loop of a worker: take a batch, run it, hand in the results while the next one runs.
+
+Jobs that train are taken in hand beside, and have turns between the batches.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -16,8 +19,10 @@ from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchError
 from telepatch_worker import results
-from telepatch_worker.engine import Engine, Outcome, Task
+from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.intake import task_of
+from telepatch_worker.keeping import Keeper
+from telepatch_worker.long import Turns, is_long
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
@@ -26,6 +31,8 @@ from telepatch_worker.trouble import as_job_error
 _log = structlog.get_logger(__name__)
 _WAIT_SECONDS = 0.5
 _PAUSE_SECONDS = 1.0
+_TURN_SECONDS = 0.05
+_LONGEST_TURN_SECONDS = 1.0
 
 
 class Serving:
@@ -52,6 +59,9 @@ class Serving:
         self._abandoned = False
         self._writing: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._keeper = Keeper(lane, worker, self._spawn)
+        self._long: Turns | None = None
+        self._took = 0.0
 
     @property
     def running(self) -> int:
@@ -69,6 +79,7 @@ class Serving:
         try:
             while not self._stop.is_set():
                 await self._safely(self._turn())
+            await self._put_down()
             while self._writing:
                 await asyncio.gather(*self._writing)
             await self._safely(self.lane.give_back(self.worker, list(self._mine)))
@@ -87,16 +98,22 @@ class Serving:
             max_jobs=settings.worker_batch_jobs,
             max_tokens=settings.worker_batch_tokens,
             lease_seconds=settings.worker_lease_seconds,
-            wait_seconds=_WAIT_SECONDS,
+            wait_seconds=0.0 if self._long else _WAIT_SECONDS,
         )
-        if not taken:
-            return
+        if taken:
+            await self._batch(taken)
+        if self._long:
+            await self._long_turn(self._long)
+
+    async def _batch(self, taken: Sequence[TakenJob]) -> None:
+        """What was taken at once."""
         self._mine |= {job.id: job for job in taken}
         self._lost -= self._mine.keys()
         earlier = set(self._writing)
         try:
             tasks = [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
-            await self._compute(tasks)
+            await self._compute([task for task in tasks if not is_long(task.graph)])
+            await self._begin([task for task in tasks if is_long(task.graph)])
         except BaseException:
             for job in taken:  # their leases run out, and they are tried again, alone
                 self._mine.pop(job.id, None)
@@ -116,27 +133,62 @@ class Serving:
 
     async def _compute(self, tasks: Sequence[Task]) -> None:
         """Run the engine in its thread; what ends there is handed in from here."""
+        if not tasks:
+            return
+        began = time.perf_counter()
         loop = asyncio.get_running_loop()
-
-        def tell(job: str, done: int, total: int) -> None:
-            loop.call_soon_threadsafe(self._tell, job, done, total)
-
-        def values(job: str, data: dict[str, Any]) -> None:
-            loop.call_soon_threadsafe(self._streams.add, job, data)
-
-        def ended(outcome: Outcome) -> None:
-            loop.call_soon_threadsafe(self._ended, outcome)
-
         run = partial(
             self.engine.run,
             tasks,
-            cancelled=lambda: set(self._mine) if self._abandoned else self._lost,
-            progress=tell,
-            values=values,
-            ended=ended,
+            cancelled=self._leaving,
+            progress=self._from_thread(self._tell),
+            values=self._from_thread(self._streams.add),
+            ended=self._from_thread(self._ended),
             proceed=lambda: not self._stop.is_set(),
         )
         await loop.run_in_executor(self._thread, run)
+        self._took = time.perf_counter() - began
+
+    # Jobs that train
+
+    async def _begin(self, tasks: Sequence[Task]) -> None:
+        """Take jobs in hand that run in turns."""
+        loop = asyncio.get_running_loop()
+        if self._long is None:
+            desk = Desk(
+                cancelled=self._leaving,
+                progress=self._from_thread(self._tell),
+                values=self._from_thread(self._streams.add),
+                keep=self._from_thread(self._keeper.keep),
+                settled=Settled(self._from_thread(self._ended)),
+            )
+            self._long = Turns(self.engine, desk)
+        for task in tasks:
+            await loop.run_in_executor(self._thread, self._long.add, task)
+
+    async def _long_turn(self, long: Turns) -> None:
+        """Let one of them go on for about as long as the others' last batch took."""
+        seconds = min(max(self._took, _TURN_SECONDS), _LONGEST_TURN_SECONDS)
+        self._took = 0.0
+        await asyncio.get_running_loop().run_in_executor(self._thread, long.turn, seconds)
+
+    async def _put_down(self) -> None:
+        """Others go on with the jobs that run in turns, from where they are."""
+        if self._long:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._long.put_down)
+
+    def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:
+        """What the engine's thread tells is heard here."""
+        loop = asyncio.get_running_loop()
+
+        def tell(*told: Any) -> None:
+            loop.call_soon_threadsafe(partial(heard, *told))
+
+        return tell
+
+    def _leaving(self) -> set[str]:
+        """Jobs that are to stop."""
+        return set(self._mine) if self._abandoned else self._lost
 
     def _ended(self, outcome: Outcome) -> None:
         if self._abandoned and outcome.saved is None:

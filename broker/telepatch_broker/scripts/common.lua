@@ -137,7 +137,9 @@ local function close(job, state, at, data)
   end
   move(job, state)
   redis.call('HSET', job_key(job.id), 'ended', at)
-  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending')
+  local checkpoint = redis.call('HGET', job_key(job.id), 'checkpoint')
+  if checkpoint then discard_blob(checkpoint, at + GRACE) end
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint')
   for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)
