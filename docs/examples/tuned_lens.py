@@ -12,6 +12,11 @@ import sys
 
 import telepatch
 
+TEXTS = [
+    "Paris is the capital of France, and Rome is the capital of Italy.",
+    "Tom and Anna went to the shop, and Tom gave a book to Anna.",
+    "When it rains, people open their umbrellas and walk a little faster.",
+]
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
@@ -25,12 +30,26 @@ def lens(model, blocks, probes=None):
     return p, (final.exp() * (final - p)).sum(-1)
 
 
+def train(model, rows, blocks, width, steps, rate):
+    """Probes: matrices (blocks, width, width) and offsets (blocks, width); and the loss of every step."""
+    optimiser = telepatch.Adam(lr=rate)
+    with model.fit({"prompt": rows}, batch_size=len(rows), steps=steps, optimiser=optimiser) as f:
+        A = f.param("A", telepatch.zeros(len(blocks), width, width))
+        b = f.param("b", telepatch.zeros(len(blocks), width))
+        with f.invoke(f.row.prompt):
+            f.loss(lens(model, blocks, (A, b))[1].mean())
+    return (f.A, f.b), f.losses
+
+
 if __name__ == "__main__":
     with telepatch.connect(*sys.argv[1:2]) as lab:
         model = lab.model("smollm2-135m")
-        blocks = range(4, 30, 5)
-        with model.trace(PROMPT):
-            p, divergence = lens(model, blocks)
-            far, guess = divergence.mean(-1).save(), p[:, -1].argmax(-1).save()
-        for at, nats, token in zip(blocks, far.numpy(), guess.tolist(), strict=True):
-            print(f"block {at:2d}: {nats:6.2f} nats from the end; says {model.decode([token])!r}")
+        blocks = range(4, 29, 5)
+        probes, losses = train(model, TEXTS, blocks, 576, 15, 1e-3)
+        print(f"mean divergence {losses[0]:.2f} -> {losses[-1]:.2f}")
+        for name, given in (("logit lens", None), ("tuned lens", probes)):
+            with model.trace(PROMPT):
+                p, divergence = lens(model, blocks, given)
+                far, guess = divergence.mean(-1).save(), p[:, -1].argmax(-1).save()
+            for at, nats, token in zip(blocks, far.numpy(), guess.tolist(), strict=True):
+                print(f"{name}, block {at:2d}: {nats:6.2f} nats from the end; says {model.decode([token])!r}")

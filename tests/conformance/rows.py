@@ -12,6 +12,7 @@ import rows_naming
 import rows_reading
 import rows_running
 import rows_service
+import rows_training
 
 GROUPS = (
     rows_running.GROUP,
@@ -22,6 +23,7 @@ GROUPS = (
     rows_control.GROUP,
     rows_generation.GROUP,
     rows_gradients.GROUP,
+    rows_training.GROUP,
     rows_models.GROUP,
     rows_service.GROUP,
 )
