@@ -42,8 +42,7 @@ def sae_training(model, acts, start, batch, steps, sparsity, patience):
         with f.after():  # after each step, with the parameters as they are then
             waited = telepatch.where((features > 0).any(0), 0, idle + 1)
             dead = waited > patience
-            worst = x[error.topk(n).indices] - bd
-            worst = worst / worst.norm(dim=-1, keepdim=True)
+            worst = telepatch.normalize(x[error.topk(n).indices] - bd, dim=-1)
             Wd.set(telepatch.where(dead[:, None], worst, Wd))
             We.set(telepatch.where(dead, 0.05 * worst.T, We))
             idle.set(telepatch.where(dead, 0, waited))
