@@ -95,7 +95,7 @@ def test_the_protocols_generation_steers_and_stops(demo_url: str):
     assert (values["since"], values["reasons"]) == (4, [4])
 
 
-WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None}
+WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None, "W": [576, 2], "loss": [20]}
 """What the protocol's worked examples save, with shapes where they do not depend on the model."""
 
 
@@ -104,6 +104,7 @@ def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
     saved = {}
     for document in documents:
         answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
+        assert answer.status_code == 200, answer.text
         (job,) = answer.json()["jobs"]
         assert job["state"] == "completed", job
         assert "values" in job, f"too much to stand in the answer: {list(json.loads(document)['saves'])}"

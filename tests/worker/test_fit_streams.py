@@ -46,9 +46,9 @@ def forwards(gpt2: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     plain = gpt2.model.forward
 
-    def counted(inputs: Any, parts: Any, dropped: Any) -> None:
+    def counted(inputs: Any, *rest: Any, **options: Any) -> None:
         rows.append(inputs["input_ids"].shape[0])
-        plain(inputs, parts, dropped)
+        plain(inputs, *rest, **options)
 
     monkeypatch.setattr(gpt2.model, "forward", counted)
     return rows

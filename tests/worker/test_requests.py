@@ -30,12 +30,12 @@ def test_works_side_by_side_ask_at_once_and_drop_out_as_they_end():
     assert [one for one in log if one.endswith("done")] == ["c done", "b done", "a done"]
 
 
-def test_a_work_that_asks_for_nothing_is_asked_again():
+def test_a_round_in_which_nobody_asks_for_anything_is_passed_on_so_that_others_can_go_first():
     def idle():
         yield []
         yield ["x"]
 
-    assert rounds(together([idle()])) == [["x"]]
+    assert rounds(together([idle()])) == [[], ["x"]]
 
 
 def test_a_work_that_fails_closes_those_beside_it():
