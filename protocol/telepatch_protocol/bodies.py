@@ -131,10 +131,24 @@ def _times(node: Repeat, times: Value, most: int) -> int | None:
 def _check_carried(node: Repeat, name: str, before: Meta, out: Mapping[str, Meta]) -> None:
     if name not in out:
         raise BadArgument(f"repeat '{node.id}' carries '{name}', but its body has no output '{name}' that renews it")
-    after = out[name]
+    check_same(f"repeat '{node.id}'", name, before, out[name])
+
+
+def check_same(what: str, name: str, before: Meta, after: Meta) -> None:
+    """Check that what a body renews, over and over, stays of one dtype and shape.
+
+    Args:
+        what: kind and id of the node, as the error says them.
+        name: of the value.
+        before: as it begins.
+        after: as the body gives it.
+
+    Raises:
+        DtypeError, ShapeError: it changes.
+    """
     if before.dtype and after.dtype and before.dtype != after.dtype:
         raise DtypeError(
-            f"repeat '{node.id}': '{name}' begins as {before} and becomes {after}; begin with a value of that dtype, "
+            f"{what}: '{name}' begins as {before} and becomes {after}; begin with a value of that dtype, "
             f"or convert it with .to('{before.dtype}')"
         )
     if before.shape is None or after.shape is None:
@@ -143,7 +157,7 @@ def _check_carried(node: Repeat, name: str, before: Meta, out: Mapping[str, Meta
     if len(before.shape) != len(after.shape) or any(
         isinstance(one, int) and isinstance(two, int) and one != two for one, two in pairs
     ):
-        raise ShapeError(f"repeat '{node.id}': '{name}' begins as {before} and becomes {after}; shapes must stay")
+        raise ShapeError(f"{what}: '{name}' begins as {before} and becomes {after}; shapes must stay")
 
 
 def _check_while(checker: Checker, node: Repeat, scope: Scope) -> None:

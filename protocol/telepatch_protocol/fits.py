@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from telepatch_protocol.bodies import holes_in
+from telepatch_protocol.bodies import check_same, holes_in
 from telepatch_protocol.checked import Key, Scope, Value
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, ShapeError, TooLarge, UnknownName
@@ -285,7 +285,7 @@ def _after(
         if name not in renewed:
             listed = ", ".join(renewed)
             raise UnknownName(f"fit '{node.id}' carries '{name}', which is no state and no parameter; known: {listed}")
-        _check_same(node, name, renewed[name], scope.out[f"carry.{name}"])
+        check_same(f"fit '{node.id}'", name, renewed[name], scope.out[f"carry.{name}"])
     for name in node.after.reset_moments if node.after is not None else ():
         if name not in node.params:
             raise UnknownName(f"fit '{node.id}' resets moments of '{name}', which is no parameter")
@@ -293,21 +293,6 @@ def _after(
     if stop is not None and stop.shape is not None and isinstance(n := product(stop.shape), int) and n != 1:
         raise ShapeError(f"fit '{node.id}' stops by one value; '{node.after and node.after.stop}' is {stop}")
     return scope.out
-
-
-def _check_same(node: Fit, name: str, before: Meta, after: Meta) -> None:
-    if before.dtype and after.dtype and before.dtype != after.dtype:
-        raise DtypeError(
-            f"fit '{node.id}': '{name}' begins as {before} and becomes {after}; begin with a value of that dtype, "
-            f"or convert it with .to('{before.dtype}')"
-        )
-    if before.shape is None or after.shape is None:
-        return
-    pairs = zip(before.shape, after.shape, strict=False)
-    if len(before.shape) != len(after.shape) or any(
-        isinstance(one, int) and isinstance(two, int) and one != two for one, two in pairs
-    ):
-        raise ShapeError(f"fit '{node.id}': '{name}' begins as {before} and becomes {after}; shapes must stay")
 
 
 def _over_time(meta: Meta, most: int) -> Meta:
