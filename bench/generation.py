@@ -16,8 +16,9 @@ from telepatch_protocol.sites import Place
 from telepatch_worker.cards import read_card
 from telepatch_worker.decode import Decoder
 from telepatch_worker.generation import Generated, Generation
-from telepatch_worker.interleave import Interleaved, Moment
+from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import load
+from telepatch_worker.moments import Moment
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.settings import Settings
 from telepatch_worker.stopping import Ending

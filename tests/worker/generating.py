@@ -14,8 +14,8 @@ from telepatch_worker.cards import CardFile
 from telepatch_worker.decode import Decoder
 from telepatch_worker.engine import Engine
 from telepatch_worker.generation import Generated, Generation
-from telepatch_worker.interleave import Moment
 from telepatch_worker.load import load
+from telepatch_worker.moments import Moment
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.stopping import Ending
 

@@ -11,8 +11,9 @@ import torch
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
-from telepatch_worker.interleave import Interleaved, Moment, Part
+from telepatch_worker.interleave import Interleaved
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment, Part
 
 D = ("row", "pos", 4)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from telepatch_protocol.sites import Place
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment
 from telepatch_worker.tracks import place_track, value_track
 
 

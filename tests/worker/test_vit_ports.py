@@ -20,8 +20,9 @@ from telepatch_protocol.sites import find, parse
 from telepatch_worker.attention import attention
 from telepatch_worker.axes import Size, solve
 from telepatch_worker.families import aliases_of
-from telepatch_worker.interleave import Interleaved, Moment, Part
+from telepatch_worker.interleave import Interleaved
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment, Part
 from telepatch_worker.probe import watch
 from telepatch_worker.publish import module_cards
 from telepatch_worker.random_weights import fill

@@ -10,8 +10,8 @@ import torch
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import ExecutionError
 from telepatch_worker.generation import Generated, Generation, Owner, check_tokens
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment
 from telepatch_worker.past import Past
 from telepatch_worker.sampling import Sampler
 from telepatch_worker.stopping import Reason, Stopper

@@ -13,10 +13,11 @@ from telepatch_worker.batch import pack
 from telepatch_worker.company import Company, Guest, Member
 from telepatch_worker.generation import Generation, Owner
 from telepatch_worker.head import Head
-from telepatch_worker.interleave import Interleaved, Job, Moment, Part
+from telepatch_worker.interleave import Interleaved
 from telepatch_worker.layout import Rows
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Lobby, Room, Unit
+from telepatch_worker.moments import Job, Moment, Part
 from telepatch_worker.past import Past, cache_name, new_cache, parameters_of, sharing_of
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.stopping import Stopper, eos_of

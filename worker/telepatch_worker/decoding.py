@@ -8,8 +8,8 @@ import torch
 
 from telepatch_worker.decode import Decoder
 from telepatch_worker.generation import Generated, Owner
-from telepatch_worker.interleave import Job, Moment
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Job, Moment
 from telepatch_worker.requests import Decode
 from telepatch_worker.running import Running, Watch
 

@@ -9,8 +9,8 @@ from torch.utils.hooks import RemovableHandle
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.graph import Grad, Set
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.moments import Moment
 from telepatch_worker.views import seen
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import decode
 from telepatch_worker.inputs import TokenInput
-from telepatch_worker.interleave import Interleaved, Part
+from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
+from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Decode, Forward

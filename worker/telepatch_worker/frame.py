@@ -21,9 +21,9 @@ from telepatch_worker import compound, evaluate, places
 from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
 from telepatch_worker.inputs import Given, given_input
-from telepatch_worker.interleave import Moment
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Forward, Work, at_once, together
 from telepatch_worker.scope_plan import ScopePlan

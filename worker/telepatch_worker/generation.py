@@ -10,7 +10,7 @@ import torch
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange
-from telepatch_worker.interleave import Job, Moment
+from telepatch_worker.moments import Job, Moment
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.stopping import Ending, Reason
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from telepatch_worker.interleave import Moment
+from telepatch_worker.moments import Moment
 from telepatch_worker.past import parameters_of
 
 _PARAMETER = "logits_to_keep"

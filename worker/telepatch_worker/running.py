@@ -14,8 +14,8 @@ from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
 from telepatch_worker import checkpoints
 from telepatch_worker.checkpoints import Keep, Shelf
 from telepatch_worker.frame import Context, Frame, Model
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment
 from telepatch_worker.plan import Plan
 from telepatch_worker.requests import Decode, Forward, Request
 from telepatch_worker.trouble import as_job_error, bare

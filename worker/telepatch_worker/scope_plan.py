@@ -17,8 +17,8 @@ from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
 from telepatch_protocol.subgraphs import all_nodes, bodies_of
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import shareable
+from telepatch_worker.moments import Moment
 from telepatch_worker.skipping import replaced
 
 

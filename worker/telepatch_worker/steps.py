@@ -19,8 +19,8 @@ from telepatch_worker.emitting import listed
 from telepatch_worker.folds import stacked
 from telepatch_worker.generation import Generated, Generation
 from telepatch_worker.inputs import token_rows
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows
+from telepatch_worker.moments import Moment
 from telepatch_worker.requests import Decode, Work
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.scope_plan import ScopePlan

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from telepatch_worker.interleave import Moment
 from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.moments import Moment
 from telepatch_worker.views import seen
 
 
