@@ -289,6 +289,8 @@ class Model(ModuleView):
         ids: Any = None,
         messages: Any = None,
         inputs: Any = None,
+        images: Any = None,
+        audio: Any = None,
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
@@ -297,7 +299,7 @@ class Model(ModuleView):
         """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            prompt, text, ids, messages, inputs, exact, isolate, aligned, edits: as `trace` takes them.
+            prompt, text, ids, messages, inputs, images, audio, exact, isolate, aligned, edits: as `trace` takes them.
 
         Returns:
             A context manager; its ``price`` is what the gateway would ask.
@@ -305,7 +307,8 @@ class Model(ModuleView):
         Raises:
             BadArgument: more than one input.
         """
-        form = one_form(self.card, prompt, text=text, ids=ids, messages=messages, inputs=inputs)
+        named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
+        form = one_form(self.card, prompt, **named)
         options = Options(exact=exact, isolate=isolate, aligned=aligned)
         return self._named(Scan(self._lab, self.card, options, form), edits)
 

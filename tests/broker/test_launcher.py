@@ -94,9 +94,10 @@ def test_without_a_server_program_it_says_what_to_do(tmp_path: Path, monkeypatch
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from telepatch_broker.launcher import embedded_valkey
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start in the background ignore it
 with embedded_valkey(Path(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(60)

@@ -139,3 +139,10 @@ def test_a_value_that_the_trace_computes_is_refused_with_what_does_the_same(eye:
 def test_images_for_a_model_of_tokens_are_refused(model: Model) -> None:
     with pytest.raises(BadArgument, match="takes no images; it takes token ids"), model.trace(images=pictures(8, 6)):
         model.lm_head.output.save()
+
+
+def test_images_and_audio_are_scanned_as_they_are_traced(card: ModelCard, eye: Model) -> None:
+    with eye.scan(images=pictures(4, 3, 8, 6)):
+        assert eye.lm_head.output.shape[0] == 4
+    with served(card, "audio", input_values=SOUND).scan(audio=np.zeros((2, 20), np.float32)):
+        pass
