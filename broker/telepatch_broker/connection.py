@@ -85,6 +85,12 @@ async def check(client: redis.asyncio.Redis) -> None:
         raise Unavailable(f"Redis does not answer: {error}") from None
 
 
+async def now_ms(client: redis.asyncio.Redis) -> int:
+    """The server's clock in milliseconds, as the scripts read it."""
+    seconds, microseconds = await client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 async def follow(client: redis.asyncio.Redis, channel: str) -> AsyncIterator[bytes | None]:
     """Messages of a channel, for ever; None whenever the connection is new, and messages before it may be lost."""
     pause = 0.05

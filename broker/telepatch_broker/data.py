@@ -16,6 +16,7 @@ import redis.asyncio
 
 from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs
+from telepatch_broker.connection import now_ms
 from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
 from telepatch_protocol.data import Columns, Upload, check_digest
@@ -153,7 +154,7 @@ class Uploads:
 
     async def expire(self) -> int:
         """Forget uploads whose next part has not come for too long; returns their number."""
-        now = (await self._redis.time())[0] * 1000
+        now = await now_ms(self._redis)
         due = cast("list[bytes]", await self._redis.zrangebyscore(keys.UNFINISHED, "-inf", now, start=0, num=_SWEEP))
         owned = [member.decode().split(" ") for member in due]
         return sum([await self._run("upload_delete", person, digest, "unfinished") for person, digest in owned])

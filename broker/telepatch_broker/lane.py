@@ -12,7 +12,7 @@ import redis.asyncio
 
 from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, Source
-from telepatch_broker.connection import BLOCK_SECONDS, follow
+from telepatch_broker.connection import BLOCK_SECONDS, follow, now_ms
 from telepatch_broker.jobs import NewJob, TakenJob, parents_from_json, saves_to_json
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
@@ -231,7 +231,7 @@ class Lane(Records):
         return dropped
 
     async def _collect(self) -> None:
-        now = (await self._redis.time())[0] * 1000
+        now = await now_ms(self._redis)
         while names := await self._garbage(now):
             for name in names:
                 await self._blobs.delete(name.decode())
