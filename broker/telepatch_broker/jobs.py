@@ -6,8 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from telepatch_protocol.jobs import JobStatus, Price, SavedMeta
+
+LaneName = Literal["interactive", "long"]
+"""Jobs that are over in one go, and jobs that run slice by slice."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class NewJob:
         group: only jobs of the same group share a batch.
         saves: what is known of the values it saves.
         warnings: what its author should know.
+        lane: where it waits.
     """
 
     id: str
@@ -58,6 +63,7 @@ class NewJob:
     group: str = ""
     saves: Mapping[str, SavedMeta] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    lane: LaneName = "interactive"
 
     def digest(self, attachment: bytes) -> str:
         """The same for the same content, whatever the gateway made of it; takes the hash of the attachment."""
@@ -75,6 +81,8 @@ class TakenJob:
         attempt: 1 for the first worker that tries.
         submitted: Unix time in seconds.
         checkpoint: the blob that says how far an earlier worker came, if one did.
+        spent: seconds that it took to come there.
+        lane: where it waited.
     """
 
     id: str
@@ -92,6 +100,8 @@ class TakenJob:
     submitted: float
     data: dict[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
+    spent: float = 0.0
+    lane: LaneName = "interactive"
 
 
 @dataclass(frozen=True)

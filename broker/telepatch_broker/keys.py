@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from telepatch_broker.jobs import LaneName
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.meta import shown
 
@@ -73,16 +74,23 @@ def children(id: str) -> str:
 def of_model(model: str, what: str) -> str:
     """What one model has.
 
-    ``people`` with queued jobs by virtual time, people ``served`` ahead of the ``clock``, ``leases`` by deadline, the
-    list that wakes workers (``wake``), ``counts`` by state, ``workers`` and how far each is with ``loading``; the
-    channel ``cancelled``.
+    ``leases`` by deadline, the list that wakes workers (``wake``), ``counts`` by state, ``workers`` and how far each is
+    with ``loading``; the channel ``cancelled``.
     """
     return f"telepatch:{{{model}}}:{what}"
 
 
-def queue(model: str, person: str) -> str:
+def of_lane(model: str, lane: LaneName, what: str) -> str:
+    """What each of its lanes has: ``people`` with queued jobs by virtual time, those ``served`` ahead of the ``clock``.
+
+    Virtual time is in tokens on the interactive lane, and in milliseconds on the long one.
+    """
+    return of_model(model, f"long:{what}" if lane == "long" else what)
+
+
+def queue(model: str, person: str, lane: LaneName = "interactive") -> str:
     """List: ids of the jobs of a person that are queued for a model, next one first."""
-    return of_model(model, f"queue:{person}")
+    return of_lane(model, lane, f"queue:{person}")
 
 
 def jobs_of(person: str) -> str:

@@ -1,4 +1,9 @@
-"""The interactive lane: jobs from submission to their end, fair between people, each step atomic."""
+"""The queue: jobs from submission to their end, fair between people, each step atomic.
+
+A model has two lanes. Jobs of the interactive one are over in one go, and workers take them in batches. A job of the
+long one trains: a worker has it for a slice of time, and after that it goes on from its checkpoint when its turn has
+come again, on whatever worker.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,7 @@ from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, St
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data", "checkpoint",
+    "data", "checkpoint", "spent", "lane",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -106,21 +111,25 @@ class Lane(Records):
         *,
         max_jobs: int = 32,
         max_tokens: int = 4096,
+        max_long: int = 1,
+        slice_seconds: float = 30.0,
         lease_seconds: float = 10.0,
         wait_seconds: float = 0.0,
     ) -> list[TakenJob]:
-        """Lease jobs that may share a batch, from the people served least so far.
+        """Lease jobs that may share a batch, and long ones beside, from the people served least so far.
 
         Args:
             model: whose queue.
             worker: who takes them.
             max_jobs: the most jobs.
             max_tokens: the most tokens together; the first job is taken whatever it costs.
+            max_long: the most long jobs.
+            slice_seconds: what each of these counts for in its owner's turn.
             lease_seconds: time until the jobs go to somebody else, unless renewed.
             wait_seconds: how long to wait while there are none.
         """
         deadline = time.monotonic() + wait_seconds
-        limits = (max_jobs, max_tokens, round(lease_seconds * 1000))
+        limits = (round(lease_seconds * 1000), max_jobs, max_tokens, max_long, round(slice_seconds * 1000))
         while True:
             found = await self._run("take", model, worker, *limits, *_TAKEN)
             left = deadline - time.monotonic()
@@ -189,14 +198,30 @@ class Lane(Records):
         """Tell the owner of a running job something; False when the job is not this worker's any more."""
         return bool(await self._run("note", keys.check_id(id), worker, type, json.dumps(data)))
 
-    async def checkpoint(self, id: str, worker: str, data: bytes) -> bool:
+    async def checkpoint(self, id: str, worker: str, data: bytes, *, seconds: float = 0.0) -> bool:
         """Store how far a running job has come, in place of what was stored before; attempts count from here.
+
+        Args:
+            id: the job.
+            worker: who runs it.
+            data: what it takes to go on.
+            seconds: how long it has run so far, on all workers.
 
         Returns:
             False when the job is not this worker's any more.
         """
         blob = await self._store("checkpoint", data)
-        return bool(await self._run("checkpoint", keys.check_id(id), worker, blob))
+        return bool(await self._run("checkpoint", keys.check_id(id), worker, blob, seconds))
+
+    async def slice_over(self, id: str, worker: str, *, slice_seconds: float = 30.0) -> bool:
+        """Whether a long job has to make room, now that its slice is over; otherwise another slice of it has begun.
+
+        One that has to, is written down (`checkpoint`) and given back (`give_back`).
+
+        Returns:
+            True when others wait for their turn, or the job is not this worker's any more.
+        """
+        return bool(await self._run("slice", keys.check_id(id), worker, round(slice_seconds * 1000)) != b"stay")
 
     async def cancellations(self, model: str) -> AsyncIterator[str]:
         """Ids of running jobs at the moment they are cancelled.
@@ -279,4 +304,6 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         submitted=int(fields["submitted"] or 0) / 1000,
         data=json.loads(fields["data"] or b"{}"),
         checkpoint=fields["checkpoint"].decode() if fields["checkpoint"] else None,
+        spent=float(fields["spent"] or 0),
+        lane="long" if fields["lane"] else "interactive",
     )

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, read_all
-from telepatch_broker.jobs import Page, Result, TakenJob, saves_from_json
+from telepatch_broker.jobs import LaneName, Page, Result, TakenJob, saves_from_json
 from telepatch_protocol.errors import (
     BadArgument,
     Cancelled,
@@ -24,8 +24,8 @@ from telepatch_protocol.errors import (
 from telepatch_protocol.jobs import ENDED, JobStatus, Price, State, Timings
 
 _STATUS = (
-    "person", "model", "state", "attempts", "submitted", "queued", "started", "ended", "price", "error", "warnings",
-    "saves", "bytes",
+    "person", "model", "lane", "state", "attempts", "submitted", "queued", "started", "ended", "price", "error",
+    "warnings", "saves", "bytes",
 )  # fmt: skip
 _RESULT = ("person", "state", "error", "expired", "saves", "bytes", "inline", "blob")
 
@@ -172,10 +172,11 @@ class Records:
         if fields["state"] != b"queued":
             return None
         model, person = _text(fields, "model"), _text(fields, "person")
+        lane: LaneName = "long" if fields["lane"] else "interactive"
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lpos(keys.queue(model, person), id)
-        pipeline.zcard(keys.of_model(model, "people"))
-        pipeline.zrank(keys.of_model(model, "people"), person)
+        pipeline.lpos(keys.queue(model, person, lane), id)
+        pipeline.zcard(keys.of_lane(model, lane, "people"))
+        pipeline.zrank(keys.of_lane(model, lane, "people"), person)
         pipeline.hget(keys.of_model(model, "counts"), "queued")
         index, people, rank, queued = await pipeline.execute()
         if index is None:

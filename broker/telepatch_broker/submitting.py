@@ -70,6 +70,7 @@ class Submitter:
         yield job.price.model_dump_json() if job.price is not None else ""
         yield from (saves_to_json(job.saves), json.dumps(list(job.warnings)), parents_to_json(job.parents))
         yield from (self._keep_ms, json.dumps(dict(job.data)) if job.data else "")
+        yield "long" if job.lane == "long" else ""
 
 
 def in_order(jobs: Sequence[NewJob]) -> list[int]:

@@ -113,6 +113,11 @@ def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
         stack.extend(_own_nodes(body.graph) for body in reversed(bodies_of(node)))
 
 
+def trains(graph: Graph | SubGraph) -> bool:
+    """Whether it has a `fit`; such a job may take so long that it runs slice by slice."""
+    return any(isinstance(node, Fit) for node in all_nodes(graph))
+
+
 def _own_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
     for run in graph.runs:
         yield from run.each.nodes if run.each is not None else ()

@@ -29,7 +29,7 @@ from telepatch_protocol.jobs import JobSpec, JobStatus, SavedMeta
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
 from telepatch_protocol.sizes import Size
-from telepatch_protocol.subgraphs import has_bodies
+from telepatch_protocol.subgraphs import has_bodies, trains
 from telepatch_protocol.wire import from_dict
 from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
@@ -206,6 +206,7 @@ class Admission:
             alone=exact(draft.graph),
             saves={name: _saved_meta(meta) for name, meta in checked.saves.items()},
             warnings=checked.warnings,
+            lane="long" if trains(draft.graph) else "interactive",
         )
 
     def _attachment(self, names: frozenset[str]) -> bytes:

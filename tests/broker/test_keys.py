@@ -29,16 +29,19 @@ def test_python_and_lua_keep_as_many_events() -> None:
 
 async def test_scripts_write_only_keys_that_have_a_name(lane: Lane, client: redis.asyncio.Redis) -> None:
     jobs = [NewJob(new_job_id(), "ada", "m", b"{}", attachment=bytes(300_000)) for _ in range(5)]
+    long = [NewJob(new_job_id(), "ada", "m", b"{}", lane="long") for _ in range(2)]
     child = NewJob(new_job_id(), "ada", "m", b"{}", parents={jobs[1].id: Source()})
-    await lane.submit([*jobs, child])
+    await lane.submit([*jobs, child, *long])
     await lane.take("m", "w", max_jobs=2)
     await lane.complete(jobs[0].id, "w", saves={}, result=b"")
     found = {key.decode() async for key in client.scan_iter()}
     assert found == {
-        *(keys.job(job.id) for job in (*jobs, child)),
+        *(keys.job(job.id) for job in (*jobs, child, *long)),
         keys.children(jobs[1].id),
         keys.queue("m", "ada"),
-        *(keys.of_model("m", what) for what in ("people", "clock", "leases", "counts", "wake")),
+        keys.queue("m", "ada", "long"),
+        *(keys.of_model("m", what) for what in ("leases", "counts", "wake")),
+        *(keys.of_lane("m", lane, what) for what in ("people", "clock") for lane in ("interactive", "long")),
         keys.jobs_of("ada"),
         keys.events_of("ada"),
         keys.EXPIRY,

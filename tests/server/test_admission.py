@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import redis.asyncio
 
+from telepatch_broker import keys
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.tensors import Tensor, encode
 
@@ -243,3 +245,28 @@ def test_a_large_submission_does_not_hold_up_small_requests(http: httpx.Client, 
     thread.join()
     whole = time.monotonic() - start
     assert slowest < max(0.5, whole / 2), f"a small request took {slowest:.2f} s of the {whole:.2f} s of the large one"
+
+
+async def test_a_job_that_trains_waits_on_the_long_lane(http: httpx.Client, graph: Make, redis_url: str) -> None:
+    fit = {
+        "kind": "fit",
+        "id": "f",
+        "over": {"x": "$xs"},
+        "batch_size": 1,
+        "params": {"w": {"init": 1.0}},
+        "optimiser": {"name": "sgd", "lr": 0.1},
+        "epochs": 1,
+        "body": {
+            "nodes": [
+                {"kind": "call", "id": "p", "op": "mul", "args": ["$x", "$w"]},
+                {"kind": "call", "id": "loss", "op": "mean", "args": ["$p"]},
+            ],
+            "out": {"loss": "$loss"},
+        },
+    }
+    plain = http.post("/v1/jobs", json=graph("hello")).json()["jobs"][0]["id"]
+    body = graph("hello", nodes=[fit], runs=[], constants={"xs": [[1.0], [2.0]]}, saves={"w": "$f.w"})
+    trained = http.post("/v1/jobs", json=body).json()["jobs"][0]["id"]
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        found = [await client.hget(keys.job(id), "lane") for id in (plain, trained)]
+    assert found == [None, b"long"]

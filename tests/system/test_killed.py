@@ -54,7 +54,7 @@ async def test_a_fit_outlives_the_worker_that_runs_it(redis_url: str, tmp_path: 
     second: subprocess.Popen[bytes] | None = None
     try:
         document, attachment = one.graph.to_json().encode(), results.encode(one.attachment)
-        job = NewJob(new_job_id(), "ada", MODEL, document=document, attachment=attachment)
+        job = NewJob(new_job_id(), "ada", MODEL, document=document, attachment=attachment, lane="long")
         await lane.submit([job])
         name = None
         until = time.monotonic() + 120

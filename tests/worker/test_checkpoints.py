@@ -25,7 +25,7 @@ def interrupted(engine: Engine, one: Task, writes: int) -> bytes:
     kept: list[bytes] = []
     found = engine.run(
         [one],
-        keep=lambda job, data: kept.append(data),
+        keep=lambda job, data, seconds: kept.append(data),
         cancelled=lambda: {one.id} if len(kept) >= writes else set(),
     )
     assert found[0].error is not None, "it came to its end before it was interrupted"

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 from tests.worker.test_fit import DATA, SAVED, probe
-from tests.worker.training import MODEL, call, graph, task, trained
+from tests.worker.training import MODEL, call, task, trained
 
 from telepatch_broker.blobs import DirectoryBlobs
 from telepatch_broker.connection import connect
 from telepatch_broker.jobs import NewJob
 from telepatch_broker.lane import Lane
+from telepatch_protocol.errors import TimeLimit
 from telepatch_protocol.jobs import ENDED, new_job_id
+from telepatch_protocol.subgraphs import trains
 from telepatch_worker import checkpoints, results
 from telepatch_worker.engine import Engine
-from telepatch_worker.long import is_long
 from telepatch_worker.serving import Serving
 from telepatch_worker.settings import Settings
 
@@ -36,15 +37,17 @@ class Desk:
         self.engine = engine
         self.settings = Settings(model=MODEL, redis_url=url, blobs=folder / "blobs", cache=folder / "cache")
 
-    async def submit(self, document: Any, attachment: bytes = b"") -> str:
-        job = NewJob(new_job_id(), "ada", MODEL, document=document.to_json().encode(), attachment=attachment)
+    async def submit(self, document: Any, attachment: bytes = b"", person: str = "ada") -> str:
+        lane = "long" if trains(document) else "interactive"
+        text = document.to_json().encode()
+        job = NewJob(new_job_id(), person, MODEL, document=text, attachment=attachment, lane=lane)
         [accepted] = await self.lane.submit([job])
         assert accepted.error is None
         return job.id
 
-    async def train(self, **more: Any) -> str:
+    async def train(self, person: str = "ada", **more: Any) -> str:
         one = task(probe(**more), saves=SAVED, constants=DATA)
-        return await self.submit(one.graph, results.encode(one.attachment))
+        return await self.submit(one.graph, results.encode(one.attachment), person)
 
     @asynccontextmanager
     async def worker(self, name: str, **changes: Any) -> AsyncIterator[Serving]:
@@ -59,16 +62,21 @@ class Desk:
     async def until(self, id: str, *states: str, seconds: float = 20.0) -> str:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            state = (await self.lane.states("ada", [id]))[id]
+            state = (await self.client.hget(f"telepatch:job:{id}", "state")).decode()
             if state in states:
                 return state
             await asyncio.sleep(0.01)
         raise AssertionError(f"job is {state}")
 
-    async def values(self, id: str) -> dict[str, torch.Tensor]:
+    async def values(self, id: str, person: str = "ada") -> dict[str, torch.Tensor]:
         assert await self.until(id, *ENDED) == "completed"
-        found = await self.lane.result("ada", id)
+        found = await self.lane.result(person, id)
         return results.decode(b"".join([chunk async for chunk in self.lane.read(found)]))
+
+    async def told(self, id: str, person: str = "ada") -> list[str]:
+        """The kinds of events of a job, in order."""
+        raw = await self.client.xrange(f"telepatch:person:{person}:events")
+        return [fields[b"type"].decode() for _, fields in raw if fields[b"job"] == id.encode()]
 
     async def checkpoint(self, id: str) -> dict[str, checkpoints.Checkpoint]:
         """What is stored of a job that runs, once something is."""
@@ -106,12 +114,48 @@ async def test_a_fit_runs_in_turns_with_the_traces_of_others(desk: Desk, build: 
         assert await desk.until(await desk.submit(plain), "completed") == "completed"
 
 
-async def test_two_fits_take_turns_and_both_come_to_their_ends(desk: Desk):
-    alone = trained(desk.engine, task(probe(steps=100), saves=SAVED, constants=DATA))
-    async with desk.worker("w1"):
-        ids = [await desk.train(steps=100) for _ in range(3)]
-        for id in ids:
-            assert torch.equal((await desk.values(id))["W"], alone["W"])
+async def test_fits_of_several_people_advance_slice_by_slice(desk: Desk):
+    alone = trained(desk.engine, task(probe(steps=600), saves=SAVED, constants=DATA))
+    first, second = await desk.train(steps=600), await desk.train("bob", steps=600)
+    async with desk.worker("w1", worker_slice_seconds=0.05):
+        found = [await desk.values(first), await desk.values(second, "bob")]
+    for one in found:
+        assert torch.equal(one["W"], alone["W"])
+        assert torch.equal(one["loss"], alone["loss"])
+    for told in (await desk.told(first), await desk.told(second, "bob")):
+        turns = [kind for kind in told if kind in ("queued", "running", "completed")]
+        assert turns[:4] == ["queued", "running", "queued", "running"]
+        assert turns[-1] == "completed"
+    assert (await desk.lane.status("ada", first)).attempts == 1
+
+
+async def test_the_fits_of_one_person_come_to_their_ends_one_after_the_other(desk: Desk):
+    first, second = await desk.train(steps=200), await desk.train(steps=200)
+    async with desk.worker("w1", worker_slice_seconds=0.01):
+        await desk.values(second)
+    raw = await desk.client.xrange("telepatch:person:ada:events")
+    running = [fields[b"job"].decode() for _, fields in raw if fields[b"type"] == b"running"]
+    assert running == [first, second]
+
+
+async def test_a_healthy_fit_moves_to_a_worker_that_has_room(desk: Desk):
+    alone = trained(desk.engine, task(probe(steps=600), saves=SAVED, constants=DATA))
+    id, other = await desk.train(steps=600), await desk.train("bob", **LONG)
+    async with desk.worker("w1", worker_slice_seconds=0.05):
+        await desk.until(id, "running")
+        await desk.until(id, "queued")
+        [taken] = await desk.lane.take(MODEL, "w2", max_long=1)
+        assert (taken.id, taken.spent > 0, taken.attempt) == (id, True, 1)
+        await desk.until(other, "running")
+        checkpoint = await desk.lane.last_checkpoint(taken)
+    one = task(probe(steps=600), saves=SAVED, constants=DATA, checkpoint=checkpoint)
+    assert torch.equal(trained(desk.engine, one)["W"], alone["W"])
+
+
+async def test_the_time_of_earlier_slices_counts(desk: Desk):
+    one = task(probe(steps=5), saves=SAVED, constants=DATA).begun(b"", desk.engine.card.limits.max_fit_seconds)
+    [outcome] = desk.engine.run([one])
+    assert isinstance(outcome.error, TimeLimit)
 
 
 async def test_another_worker_goes_on_from_the_last_checkpoint_of_one_that_was_stopped(desk: Desk):
@@ -153,8 +197,3 @@ async def test_a_fit_that_cannot_run_fails_alone(desk: Desk):
         good = await desk.train(steps=3)
         assert await desk.until(id, *ENDED) == "failed"
         assert await desk.until(good, *ENDED) == "completed"
-
-
-def test_only_jobs_that_train_are_long(build: Any):
-    assert is_long(graph(probe(steps=3), saves={"W": "$f.W"}, constants={"xs": 1, "ys": 1, "W0": 1}))
-    assert not is_long(build.graph(MODEL, {"a": [5]}, build.get("l", "lm_head:output")))

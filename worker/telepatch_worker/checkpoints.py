@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,20 +69,52 @@ def decode(data: bytes) -> dict[Place, Checkpoint]:
 class Shelf:
     """The checkpoints of a job, as far as it has come.
 
+    Whoever wants to put a job down asks for new ones (`ask`), and lets it go on until each of its fits has answered.
+
     Attributes:
         kept: the last good one of each fit.
         changed: whether one of them is newer than what was written.
         urgent: whether the author asked for it to be written now.
+        asked: how often new ones were asked for.
+        answered: fits that are under way, and which time of asking their last one answers.
+        since: when the first of these began, as `time.perf_counter` has it; None while none has.
     """
 
     kept: dict[Place, Checkpoint] = field(default_factory=dict)
     changed: bool = False
     urgent: bool = False
+    asked: int = 0
+    answered: dict[Place, int] = field(default_factory=dict)
+    since: float | None = None
 
-    def put(self, place: Place, checkpoint: Checkpoint, *, urgent: bool = False) -> None:
-        """The newest of a fit."""
+    @property
+    def ready(self) -> bool:
+        """Whether a job can be put down and nothing is lost: every fit under way has answered."""
+        return bool(self.answered) and min(self.answered.values()) >= self.asked
+
+    def ask(self) -> None:
+        """Have every fit make a checkpoint soon."""
+        self.asked += 1
+
+    def begin(self, place: Place) -> None:
+        """A fit is under way."""
+        self.answered[place] = 0
+        self.since = time.perf_counter() if self.since is None else self.since
+
+    def end(self, place: Place) -> None:
+        """It is no more."""
+        self.answered.pop(place, None)
+
+    def wants(self, place: Place) -> bool:
+        """Whether a fit shall make a checkpoint now."""
+        return self.answered[place] < self.asked
+
+    def put(self, place: Place, checkpoint: Checkpoint, *, urgent: bool = False, answers: int = 0) -> None:
+        """The newest of a fit, and which time of asking it answers."""
         self.kept[place] = checkpoint
         self.changed, self.urgent = True, self.urgent or urgent
+        if place in self.answered:
+            self.answered[place] = max(answers, self.answered[place])
 
     def taken(self) -> bytes:
         """All of them, to be written."""
@@ -89,5 +122,5 @@ class Shelf:
         return encode(self.kept)
 
 
-Keep = Callable[[str, bytes], None]
-"""Told the id of a job and its checkpoints, to be written somewhere safe."""
+Keep = Callable[[str, bytes, float], None]
+"""Told the id of a job, its checkpoints, to be written somewhere safe, and the seconds that it took to come there."""

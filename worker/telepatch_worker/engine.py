@@ -90,7 +90,7 @@ def _unseen(job: str, values: dict[str, Any]) -> None:
     """Values that nobody watches."""
 
 
-def _unkept(job: str, checkpoints: bytes) -> None:
+def _unkept(job: str, checkpoints: bytes, seconds: float) -> None:
     """Checkpoints that nobody keeps."""
 
 

@@ -72,6 +72,7 @@ class _Fitting:
         self._late = after_graph(node).out
         self._most = self._steps or self._batches.total
         self._good: Checkpoint | None = None
+        self._answers = 0
         self._turn = self._told = time.perf_counter()
         self._parameters = self._begun()
 
@@ -81,6 +82,7 @@ class _Fitting:
         """Step after step."""
         if self._resumed():
             return
+        self._context.shelf.begin(self._place)
         candidate: Checkpoint | None = self._checkpoint()
         while self._steps is None or self._step < self._steps:
             yield from self._rest()
@@ -103,7 +105,8 @@ class _Fitting:
             if not going:
                 self._stopped = ENOUGH
                 break
-            candidate = self._checkpoint() if self._step % self._every == 0 else None
+            due = self._step % self._every == 0 or self._context.shelf.wants(self._place)
+            candidate = self._checkpoint() if due else None
         self._finish()
 
     def _rest(self) -> Work[None]:
@@ -255,13 +258,15 @@ class _Fitting:
         tensors = {**self._parameters.kept(), **{f"rows.{name}": value for name, value in rows.items()}}
         tensors |= {f"state.{name}": value.clone() for name, value in self._state.items()}
         plain = {"step": self._step, "stopped": self._stopped, "cursor": cursor}
+        self._answers = self._context.shelf.asked
         return Checkpoint({**tensors, **self._diary.kept()}, plain)
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         """The loss at a checkpoint was finite, so it is good."""
         self._good = checkpoint
         asked = self._node.checkpoint_every is not None
-        self._context.shelf.put(self._place, checkpoint, urgent=asked and self._step > 0)
+        urgent = asked and self._step > 0
+        self._context.shelf.put(self._place, checkpoint, urgent=urgent, answers=self._answers)
 
     def _resumed(self) -> bool:
         """Go back to where an earlier attempt was; whether it was at its end."""
@@ -321,6 +326,7 @@ class _Fitting:
 
     def close(self) -> None:
         """Let go of everything."""
+        self._context.shelf.end(self._place)
         self._batches.close()
         self._hold(-self._held)
 

@@ -34,6 +34,7 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
         attachment=results.decode(await lane.attachment(job)),
         results=await _values(job, lane, recent),
         checkpoint=await lane.last_checkpoint(job),
+        spent=job.spent,
         data={digest: await _columns(job, digest, lane, recent) for digest in job.data},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,20 +26,28 @@ class Keeper:
 
     def __init__(self, lane: Lane, worker: str, spawn: Spawn) -> None:
         self._lane, self._worker, self._spawn = lane, worker, spawn
-        self._waiting: dict[str, bytes] = {}
-        self._writing: set[str] = set()
+        self._waiting: dict[str, tuple[bytes, float]] = {}
+        self._writing: dict[str, asyncio.Future[bool]] = {}
 
-    def keep(self, job: str, data: bytes) -> None:
-        """Have it written."""
-        self._waiting[job] = data
+    def keep(self, job: str, data: bytes, seconds: float) -> None:
+        """Have it written, with the seconds that it took to come there."""
+        self._waiting[job] = data, seconds
         if job not in self._writing:
-            self._writing.add(job)
+            self._writing[job] = asyncio.get_running_loop().create_future()
             self._spawn(self._write(job))
 
+    async def written(self, job: str) -> bool:
+        """Wait for what is being written of a job; whether all of it arrived."""
+        writing = self._writing.get(job)
+        return True if writing is None else await writing
+
     async def _write(self, job: str) -> None:
+        arrived = False
         try:
-            while (data := self._waiting.pop(job, None)) is not None:
-                mine = await self._lane.checkpoint(job, self._worker, data)
+            while (found := self._waiting.pop(job, None)) is not None:
+                data, seconds = found
+                mine = await self._lane.checkpoint(job, self._worker, data, seconds=seconds)
                 _log.info("checkpoint_written", job=job, bytes=len(data), mine=mine)
+            arrived = True
         finally:
-            self._writing.discard(job)
+            self._writing.pop(job).set_result(arrived)

@@ -7,17 +7,12 @@ from collections import deque
 
 import torch
 
-from telepatch_protocol.graph import Fit, Graph
-from telepatch_protocol.subgraphs import all_nodes
 from telepatch_worker import checkpoints
 from telepatch_worker.engine import Desk, Engine, Outcome, Task
 from telepatch_worker.running import Running
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
-
-def is_long(graph: Graph) -> bool:
-    """Whether a job may take so long that it has to run in turns."""
-    return any(isinstance(node, Fit) for node in all_nodes(graph))
+_SHORT_TURN_SECONDS = 0.05
 
 
 class Turns:
@@ -31,7 +26,7 @@ class Turns:
     def __init__(self, engine: Engine, desk: Desk) -> None:
         self._engine = engine
         self._desk = desk
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[LongJob] = deque()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -39,30 +34,47 @@ class Turns:
     def add(self, task: Task) -> None:
         """One more; a job that cannot run fails at once."""
         try:
-            self._jobs.append(_Job(self._engine, task, self._desk))
+            self._jobs.append(LongJob(self._engine, task, self._desk))
         except Exception as error:
             self._desk.settled.add(Outcome(task.id, None, bare(as_job_error(error))))
 
-    def turn(self, seconds: float) -> None:
-        """Let the next job go on for so long, or a little longer: a step of it is not cut."""
+    def turn(self, seconds: float) -> LongJob | None:
+        """Let the next job go on for so long, or a little longer: a step of it is not cut.
+
+        Returns:
+            The job, if it goes on after that.
+        """
         if not self._jobs:
-            return
+            return None
         job = self._jobs.popleft()
         outcome = job.turn(seconds)
         if outcome is None:
             self._jobs.append(job)
-        else:
-            self._desk.settled.add(outcome)
+            return job
+        self._desk.settled.add(outcome)
+        return None
 
-    def put_down(self) -> None:
-        """Write down how far each has come: somebody else goes on with them."""
-        for job in self._jobs:
-            job.put_down()
-        self._jobs.clear()
+    def remove(self, job: LongJob) -> None:
+        """Somebody else goes on with it."""
+        self._jobs.remove(job)
+
+    def put_down(self, seconds: float) -> None:
+        """Write down how far each has come: others go on with them. It may take so many seconds to get there."""
+        until = time.perf_counter() + seconds
+        while self._jobs:
+            job = self._jobs.popleft()
+            if (outcome := job.come_to_rest(until)) is not None:
+                self._desk.settled.add(outcome)
 
 
-class _Job:
-    """One job that runs in turns."""
+class LongJob:
+    """One job that runs in turns.
+
+    Args:
+        engine: that runs it.
+        task: the job.
+        desk: whom it talks to.
+    """
 
     def __init__(self, engine: Engine, task: Task, desk: Desk) -> None:
         self._engine = engine
@@ -72,13 +84,46 @@ class _Job:
         self._run: Running | None = None
         self._left = 0.0
         self._told = (0, 0)
+        self._began = time.perf_counter()
+        self._asked = False
+
+    @property
+    def id(self) -> str:
+        """Of the job."""
+        return self._plan.id
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was asked to be put down, and can be."""
+        return self._asked and self._run is not None and self._run.shelf.ready
+
+    def slice_over(self, seconds: float) -> bool:
+        """Whether it has trained for so long, or for as long as it took to begin with that, if that is longer.
+
+        What comes before training is done again by whoever goes on with the job: it must not be most of its time.
+        """
+        if self._asked or self._run is None or (since := self._run.shelf.since) is None:
+            return False
+        return time.perf_counter() - since >= max(seconds, since - self._began)
+
+    def another_slice(self) -> None:
+        """Nobody else wants a turn."""
+        if self._run is not None:
+            self._began = self._run.shelf.since = time.perf_counter()
+        self._asked = False
+
+    def ask(self) -> None:
+        """Have it come to where it can be put down."""
+        if self._run is not None:
+            self._run.shelf.ask()
+        self._asked = True
 
     def turn(self, seconds: float) -> Outcome | None:
         """Go on; how it ended, if it did."""
         until = time.perf_counter() + seconds
         run = self._resumed()
         with torch.set_grad_enabled(True):
-            while not run.over and time.perf_counter() < until:
+            while not run.over and not self.ready and time.perf_counter() < until:
                 self._go_on(run)
         self._left = time.perf_counter()
         self._tell(run)
@@ -89,7 +134,18 @@ class _Job:
         warnings = (*self._plan.checked.warnings, *run.warnings)
         return Outcome(self._plan.id, run.saved, run.error, warnings, run.seconds)
 
-    def put_down(self) -> None:
+    def come_to_rest(self, until: float) -> Outcome | None:
+        """Go on until it can be put down, and write down how far it has come; how it ended, if it did."""
+        if self._run is None:
+            return None
+        self.ask()
+        while not self.ready and time.perf_counter() < until:
+            if (outcome := self.turn(_SHORT_TURN_SECONDS)) is not None:
+                return outcome
+        self.write()
+        return None
+
+    def write(self) -> None:
         """Write down how far it has come."""
         if self._run is not None:
             self._run.write()
@@ -120,6 +176,6 @@ class _Job:
         if self._limits.rows == 1:
             return False
         self._limits = self._limits.halved()
-        self._plan = self._engine.plan(self._plan.task.begun(checkpoints.encode(run.shelf.kept)))
-        self._run = None
+        self._plan = self._engine.plan(self._plan.task.begun(checkpoints.encode(run.shelf.kept), run.seconds))
+        self._run, self._asked = None, False
         return True

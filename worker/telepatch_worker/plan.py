@@ -22,7 +22,7 @@ from telepatch_protocol.price import price
 from telepatch_protocol.refs import parse
 from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
-from telepatch_protocol.subgraphs import all_nodes, all_runs
+from telepatch_protocol.subgraphs import all_nodes, all_runs, trains
 from telepatch_worker.data import Columns, described
 from telepatch_worker.scope_plan import ScopePlan, scope_plan
 
@@ -44,6 +44,7 @@ class Task:
         results: the tensors that ``{result: job, name}`` constants name, by job id and name.
         data: the columns that ``{data: sha256}`` constants name, by digest and name.
         checkpoint: of its fits, where an earlier attempt came so far.
+        spent: seconds that it took to come there.
     """
 
     id: str
@@ -53,10 +54,11 @@ class Task:
     results: Mapping[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     data: Mapping[str, Columns] = field(default_factory=dict)
     checkpoint: bytes = b""
+    spent: float = 0.0
 
-    def begun(self, checkpoint: bytes) -> Task:
+    def begun(self, checkpoint: bytes, spent: float) -> Task:
         """The same, from a checkpoint on."""
-        return replace(self, checkpoint=checkpoint)
+        return replace(self, checkpoint=checkpoint, spent=spent)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
         root = _root(checked)
     nodes = list(all_nodes(graph))
-    trains = any(isinstance(node, Fit) for node in nodes)
+    long = trains(graph)
     gradients = [node for node in nodes if isinstance(node, Grad)]
     return Plan(
         task=task,
@@ -176,12 +178,12 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         alone=alone,
         eager=only_eager(places_in(checked.scope)) is not None,
         reads_engine=root.reads_engine(),
-        grads=bool(gradients) or trains,
+        grads=bool(gradients) or long,
         generates=any(run.generate is not None for run in all_runs(graph)),
         wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
         splits=any(isinstance(node, Map | Fit) for node in nodes),
         flowing=streams(graph, nodes),
-        long=trains,
+        long=long,
         price=price(checked, card),
     )
 

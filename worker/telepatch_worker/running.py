@@ -74,7 +74,7 @@ class Running:
         self._keep = keep
         self._written = time.perf_counter()
         self.shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
-        self.own = 0.0
+        self.own = plan.task.spent
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
@@ -99,7 +99,7 @@ class Running:
 
     @property
     def seconds(self) -> float:
-        """Time that the job has taken: its own, and that of the forwards."""
+        """Time that the job has taken: its own, and that of the forwards, on earlier workers too."""
         return self.clock.shared() + self.own
 
     @property
@@ -134,7 +134,7 @@ class Running:
     def write(self) -> None:
         """Hand out checkpoints, if there are new ones."""
         if self.shelf.changed:
-            self._keep(self.plan.id, self.shelf.taken())
+            self._keep(self.plan.id, self.shelf.taken(), self.seconds)
         self._written = time.perf_counter()
 
     def fail(self, error: Exception) -> None:

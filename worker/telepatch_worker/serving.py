@@ -1,6 +1,6 @@
 """The loop of a worker: take a batch, run it, hand in the results while the next one runs.
 
-Jobs that train are taken in hand beside, and have turns between the batches.
+Jobs that train are taken in hand beside, and have turns between the batches, until their slice of time is over.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchError
+from telepatch_protocol.subgraphs import trains
 from telepatch_worker import results
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
-from telepatch_worker.long import Turns, is_long
+from telepatch_worker.long import LongJob, Turns
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
@@ -33,6 +34,7 @@ _WAIT_SECONDS = 0.5
 _PAUSE_SECONDS = 1.0
 _TURN_SECONDS = 0.05
 _LONGEST_TURN_SECONDS = 1.0
+_PUT_DOWN_SECONDS = 5.0
 
 
 class Serving:
@@ -97,6 +99,8 @@ class Serving:
             self.worker,
             max_jobs=settings.worker_batch_jobs,
             max_tokens=settings.worker_batch_tokens,
+            max_long=0 if self._long else 1,
+            slice_seconds=settings.worker_slice_seconds,
             lease_seconds=settings.worker_lease_seconds,
             wait_seconds=0.0 if self._long else _WAIT_SECONDS,
         )
@@ -112,8 +116,8 @@ class Serving:
         earlier = set(self._writing)
         try:
             tasks = [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
-            await self._compute([task for task in tasks if not is_long(task.graph)])
-            await self._begin([task for task in tasks if is_long(task.graph)])
+            await self._compute([task for task in tasks if not trains(task.graph)])
+            await self._begin([task for task in tasks if trains(task.graph)])
         except BaseException:
             for job in taken:  # their leases run out, and they are tried again, alone
                 self._mine.pop(job.id, None)
@@ -170,12 +174,35 @@ class Serving:
         """Let one of them go on for about as long as the others' last batch took."""
         seconds = min(max(self._took, _TURN_SECONDS), _LONGEST_TURN_SECONDS)
         self._took = 0.0
-        await asyncio.get_running_loop().run_in_executor(self._thread, long.turn, seconds)
+        job = await asyncio.get_running_loop().run_in_executor(self._thread, long.turn, seconds)
+        if job is None:
+            return
+        if job.ready:
+            await self._make_room(long, job)
+        elif job.slice_over(length := self.settings.worker_slice_seconds):
+            if await self.lane.slice_over(job.id, self.worker, slice_seconds=length):
+                job.ask()
+            else:
+                job.another_slice()
+
+    async def _make_room(self, long: Turns, job: LongJob) -> None:
+        """Write down how far a job has come, and give it back: it goes on once its owner's turn has come again."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, job.write)
+        if not await self._keeper.written(job.id):
+            job.another_slice()
+            return
+        long.remove(job)
+        await self._streams.flush(job.id)
+        await self.lane.give_back(self.worker, [job.id])
+        self._streams.forget(job.id)
+        self._mine.pop(job.id, None)
+        _log.info("slice_ended", job=job.id)
 
     async def _put_down(self) -> None:
         """Others go on with the jobs that run in turns, from where they are."""
         if self._long:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._long.put_down)
+            seconds = min(_PUT_DOWN_SECONDS, self.settings.worker_stop_seconds)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._long.put_down, seconds)
 
     def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:
         """What the engine's thread tells is heard here."""

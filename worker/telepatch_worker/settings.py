@@ -32,6 +32,7 @@ class Settings(Variables):
         worker_batch_jobs: the most jobs taken at once.
         worker_batch_tokens: the most tokens taken at once, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
+        worker_slice_seconds: how long a job that trains goes on until others that train have their turn.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
         worker_stop_seconds: how long the batch in hand may go on once the worker is asked to end.
@@ -55,6 +56,7 @@ class Settings(Variables):
     worker_batch_jobs: int = Field(default=32, ge=1)
     worker_batch_tokens: int = Field(default=4096, ge=1)
     worker_batch_rows: int = Field(default=256, ge=1)
+    worker_slice_seconds: float = Field(default=30.0, gt=0)
     worker_lease_seconds: float = Field(default=10.0, ge=0.5)
     worker_recent_bytes: int = Field(default=256 * 2**20, ge=0)
     worker_stop_seconds: float = Field(default=30.0, ge=0)

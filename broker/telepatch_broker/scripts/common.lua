@@ -14,7 +14,10 @@ local ENDED = { completed = true, failed = true, cancelled = true }
 local function job_key(id) return 'telepatch:job:' .. id end
 local function children_key(id) return 'telepatch:job:' .. id .. ':children' end
 local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. what end
-local function queue_key(model, person) return lane_key(model, 'queue:' .. person) end
+
+-- What each of a model's two lanes has for itself: people, served, clock, and a queue for each person.
+local function line_key(model, lane, what) return lane_key(model, lane == 'long' and 'long:' .. what or what) end
+local function queue_key(job) return line_key(job.model, job.lane, 'queue:' .. job.person) end
 local function person_key(person, what) return 'telepatch:person:' .. person .. ':' .. what end
 
 local function upload_key(person, digest) return person_key(person, 'upload:' .. digest) end
@@ -24,7 +27,7 @@ local function now()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
-local FIELDS = { 'person', 'model', 'state', 'worker', 'cost', 'attempts', 'parents', 'keep', 'uses', 'data' }
+local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data' }
 
 -- What scripts need to know of a job, or nil if there is no such job.
 local function read(id)
@@ -58,32 +61,36 @@ end
 
 -- About how many jobs go first: people take turns, so `index` of one's own wait for as many of everybody else.
 local function position(job, index)
-  local people = lane_key(job.model, 'people')
+  local people = line_key(job.model, job.lane, 'people')
   local queued = tonumber(redis.call('HGET', lane_key(job.model, 'counts'), 'queued') or 1)
   local rank = redis.call('ZRANK', people, job.person) or 0
   return math.max(0, math.min(queued - 1, index * redis.call('ZCARD', people) + rank))
 end
 
--- A person who comes back starts where the others are now: neither debt nor credit is kept from idle times.
-local function enter(job)
-  local people, served = lane_key(job.model, 'people'), lane_key(job.model, 'served')
-  if redis.call('ZSCORE', people, job.person) then return end
-  local clock = tonumber(redis.call('GET', lane_key(job.model, 'clock')) or 0)
-  local before = tonumber(redis.call('ZSCORE', served, job.person) or 0)
-  redis.call('ZADD', people, math.max(clock, before), job.person)
-  redis.call('ZREM', served, job.person)
+-- What a person has been served in a lane: neither debt nor credit is kept from idle times.
+local function served(job)
+  local clock = tonumber(redis.call('GET', line_key(job.model, job.lane, 'clock')) or 0)
+  return math.max(clock, tonumber(redis.call('ZSCORE', line_key(job.model, job.lane, 'served'), job.person) or 0))
 end
 
-local function leave_if_idle(model, person)
-  if redis.call('EXISTS', queue_key(model, person)) == 1 then return end
-  local people = lane_key(model, 'people')
-  local time = redis.call('ZSCORE', people, person)
-  if time then redis.call('ZADD', lane_key(model, 'served'), time, person) end
-  redis.call('ZREM', people, person)
+-- A person who comes back starts where the others are now.
+local function enter(job)
+  local people = line_key(job.model, job.lane, 'people')
+  if redis.call('ZSCORE', people, job.person) then return end
+  redis.call('ZADD', people, served(job), job.person)
+  redis.call('ZREM', line_key(job.model, job.lane, 'served'), job.person)
+end
+
+local function leave_if_idle(job)
+  if redis.call('EXISTS', queue_key(job)) == 1 then return end
+  local people = line_key(job.model, job.lane, 'people')
+  local time = redis.call('ZSCORE', people, job.person)
+  if time then redis.call('ZADD', line_key(job.model, job.lane, 'served'), time, job.person) end
+  redis.call('ZREM', people, job.person)
 end
 
 local function enqueue(job, at, front)
-  local length = redis.call(front and 'LPUSH' or 'RPUSH', queue_key(job.model, job.person), job.id)
+  local length = redis.call(front and 'LPUSH' or 'RPUSH', queue_key(job), job.id)
   enter(job)
   move(job, 'queued')
   redis.call('HSET', job_key(job.id), 'queued', at)
@@ -91,10 +98,11 @@ local function enqueue(job, at, front)
   wake(job.model)
 end
 
--- Back from a worker to the front of its queue.
+-- Back from a worker to the front of its queue; what it has come to since its start stays.
 local function put_back(job, at)
   redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
-  redis.call('HDEL', job_key(job.id), 'worker', 'started')
+  redis.call('HDEL', job_key(job.id), 'worker')
+  if redis.call('HEXISTS', job_key(job.id), 'checkpoint') == 0 then redis.call('HDEL', job_key(job.id), 'started') end
   enqueue(job, at, true)
 end
 
@@ -130,8 +138,8 @@ end
 -- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.
 local function close(job, state, at, data)
   if job.state == 'queued' then
-    redis.call('LREM', queue_key(job.model, job.person), 1, job.id)
-    leave_if_idle(job.model, job.person)
+    redis.call('LREM', queue_key(job), 1, job.id)
+    leave_if_idle(job)
   elseif job.state == 'running' then
     redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
   end
@@ -139,7 +147,7 @@ local function close(job, state, at, data)
   redis.call('HSET', job_key(job.id), 'ended', at)
   local checkpoint = redis.call('HGET', job_key(job.id), 'checkpoint')
   if checkpoint then discard_blob(checkpoint, at + GRACE) end
-  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint')
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent')
   for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)
