@@ -35,6 +35,7 @@ class Scope:
         out: what is known of its outputs.
         bodies: the scopes of its nodes' sub-graphs, by the sub-graph's name and what sets its elements apart.
         counts: how many elements each of these stands for, at most.
+        beside: bytes that a node holds as long as it is evaluated, besides its values.
         backward: the nodes inside its gradients, in order.
         flops: floating-point operations of its own nodes, forwards and sub-graphs not counted.
     """
@@ -50,6 +51,7 @@ class Scope:
     out: Mapping[str, Meta]
     bodies: Mapping[str, Mapping[Key, Scope]]
     counts: Mapping[str, Mapping[Key, int]]
+    beside: Mapping[str, int]
     backward: Mapping[str, tuple[Node, ...]]
     flops: float
 

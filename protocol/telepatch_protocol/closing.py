@@ -62,6 +62,7 @@ def close(
         out=out,
         bodies=level.bodies,
         counts=level.counts,
+        beside=level.beside,
         backward=level.backward,
         flops=level.flops,
     )

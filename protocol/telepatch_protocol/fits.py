@@ -12,6 +12,7 @@ from telepatch_protocol.checked import Key, Scope, Value
 from telepatch_protocol.dtypes import is_float
 from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, ShapeError, TooLarge, UnknownName
 from telepatch_protocol.fitting import (
+    BUFFER_COPIES,
     EVALUATED,
     LOGGED,
     LOSS,
@@ -22,6 +23,7 @@ from telepatch_protocol.fitting import (
     STOPPED,
     after_graph,
     as_map,
+    copies_of,
     numbers_of,
 )
 from telepatch_protocol.graph import Fit, Parameter
@@ -56,6 +58,7 @@ def check_fit(checker: Checker, node: Fit) -> dict[str, Meta]:
         raise BadArgument(f"fit '{node.id}': '{LOSS}' is what falls; choose another name")
     _settings(checker, node)
     checker.level.counts[f"{node.id}.batch"] = {(): size if node.buffer is None else 1}
+    checker.level.beside[node.id] = _beside(checker, node, spans, params)
     known: dict[str, Value] = {**state, **params, STEP: _STEP}
     early = known | (_before(checker, node, known, steps) or {})
     _numbers(checker, node, early)
@@ -119,6 +122,16 @@ def _steps(checker: Checker, node: Fit, spans: list[Span], size: int) -> int:
     if epochs * each > MAX_STEPS:
         raise TooLarge(f"fit '{node.id}' makes {epochs * each:,} steps; the limit is {MAX_STEPS:,}")
     return epochs * each
+
+
+def _beside(checker: Checker, node: Fit, spans: list[Span], params: Mapping[str, Meta]) -> int:
+    """Bytes that it holds beside its outputs: what the optimiser knows, checkpoints, and a buffer of its own."""
+    found = copies_of(node.optimiser) * sum(meta.bytes_at_most({}) or 0 for meta in params.values())
+    if node.buffer is None or node.buffer.rows is None:
+        return found
+    rows = _count(checker, node, node.buffer.rows, "buffer.rows")
+    metas = [span.element for span in spans if isinstance(span.element, Meta)]
+    return found + BUFFER_COPIES * rows * sum(meta.bytes_at_most({}) or 0 for meta in metas)
 
 
 def _settings(checker: Checker, node: Fit) -> None:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from telepatch_protocol.graph import Arg, Fit, Graph, Map, Node, Reduction, SubGraph
+from telepatch_protocol.graph import Arg, Fit, Graph, Map, Node, Optimiser, Reduction, SubGraph
 
 LOSS = "loss"
 """The output of a fit's body that falls."""
@@ -72,6 +72,16 @@ def arguments_of_fit(node: Fit) -> tuple[Arg, ...]:
     inits = (param.init for param in node.params.values())
     own = (node.batch_size, node.steps, node.epochs, node.shuffle, node.checkpoint_every)
     return (*node.over.values(), *own, *buffer, *every, *inits, *node.state.values())
+
+
+def copies_of(optimiser: Optimiser) -> int:
+    """How often a fit holds each of its parameters: itself, its gradient and its moments, and two checkpoints of it."""
+    moments = int(optimiser.momentum is not None) if optimiser.name == "sgd" else 2
+    return 2 + moments + 2 * (1 + moments)
+
+
+BUFFER_COPIES = 3
+"""How often a fit holds the rows of its buffer: themselves, and two checkpoints of those that are unused."""
 
 
 def as_map(node: Fit) -> Map:

@@ -42,6 +42,7 @@ class Level:
         writes: nodes that are writes, and so have no value.
         bodies: scopes of sub-graphs.
         counts: how many elements each of these stands for.
+        beside: bytes that a node holds as long as it is evaluated, besides its values.
         backward: the nodes inside the gradients of this scope, in order.
         flops: floating-point operations of its nodes.
         generated: invokes that generate, with the runs that they are of.
@@ -56,6 +57,7 @@ class Level:
     writes: set[str] = field(default_factory=set)
     bodies: dict[str, Mapping[Key, Scope]] = field(default_factory=dict)
     counts: dict[str, Mapping[Key, int]] = field(default_factory=dict)
+    beside: dict[str, int] = field(default_factory=dict)
     backward: dict[str, tuple[Node, ...]] = field(default_factory=dict)
     flops: float = 0.0
     generated: dict[str, str] = field(default_factory=dict)

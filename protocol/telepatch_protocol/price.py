@@ -116,6 +116,7 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: 
     made = [node for node in scope.order if isinstance(node, Generating)]
     beside = sum(inside[node.id] + _cache(node, scope, card) for node in made)  # they take their steps together
     inside |= {node.id: beside for node in made}
+    inside |= {name: inside.get(name, 0) + held for name, held in scope.beside.items()}
     return replace(found, peak=max(_peak(scope, kept, inside, flowing), activations + _peak(scope, kept, {}, flowing)))
 
 

@@ -126,6 +126,39 @@ def test_both_branches_of_a_choice_are_priced_and_the_larger_counts_for_memory(c
     assert 40_000 <= found.peak_bytes < 41_000
 
 
+def training(optimiser: dict, **more: object) -> dict:
+    nodes = [
+        {"kind": "call", "id": "p", "op": "mul", "args": ["$row", "$w"]},
+        {"kind": "call", "id": "l", "op": "mean", "args": ["$p"]},
+    ]
+    return {
+        "kind": "fit",
+        "id": "f",
+        "over": {"row": "$xs"},
+        "batch_size": 2,
+        "steps": 3,
+        "buffer": {},
+        "params": {"w": {"init": "$w0"}},
+        "optimiser": {"lr": 0.1, **optimiser},
+        "body": {"nodes": nodes, "out": {"loss": "$l"}},
+        **more,
+    }
+
+
+def test_a_fit_costs_what_its_optimiser_and_its_checkpoints_keep(card: ModelCard):
+    """Of a parameter of 1,024 bytes: itself, its gradient and moments, and two checkpoints of all but the gradient."""
+
+    def peak(optimiser: dict, **more: object) -> int:
+        ones = {"kind": "call", "id": "xs", "op": "ones", "args": [[1000, 256]]}
+        zeros = {"kind": "call", "id": "w0", "op": "zeros", "args": [[256]]}
+        return of(card, ones, zeros, training(optimiser, **more), saves="$f.w").peak_bytes
+
+    plain = peak({"name": "sgd"})
+    assert peak({"name": "sgd", "momentum": 0.9}) - plain == 3 * 1024
+    assert peak({"name": "adam"}) - plain == 6 * 1024
+    assert peak({"name": "sgd"}, buffer={"rows": 100}) - plain == 3 * 100 * 1024
+
+
 def test_loops_that_would_never_end_are_refused_before_they_run(card: ModelCard):
     body: dict = {"nodes": [{"kind": "call", "id": "n", "op": "neg", "args": [1.0]}], "out": {"v": "$n"}}
     for depth in range(3):

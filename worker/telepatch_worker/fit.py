@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.fitting import ENOUGH, LOSS, NOT_FINITE, NUMBERS, RAN, after_graph, as_map, numbers_of
+from telepatch_protocol.fitting import (
+    BUFFER_COPIES,
+    ENOUGH,
+    LOSS,
+    NOT_FINITE,
+    NUMBERS,
+    RAN,
+    after_graph,
+    as_map,
+    numbers_of,
+)
 from telepatch_protocol.graph import Fit
 from telepatch_protocol.subgraphs import STEP, has_runs
 from telepatch_worker.checkpoints import Checkpoint
@@ -67,7 +77,7 @@ class _Fitting:
         self._judge = 0 if node.evaluate is None else self._whole(node.evaluate.every, "evaluate.every")
         self._elements = Elements(frame, as_map(node)) if node.buffer is None else None
         self._batches = self._data()
-        self._step, self._stopped, self._held = 0, RAN, 0
+        self._step, self._stopped, self._held, self._buffered = 0, RAN, 0, 0
         self._diary = Diary()
         self._late = after_graph(node).out
         self._most = self._steps or self._batches.total
@@ -90,6 +100,7 @@ class _Fitting:
             batch = yield from self._batches.next()
             if batch is None:
                 break
+            self._hold_buffer()
             loss, out, gradients = yield from self._body(early, batch)
             if not math.isfinite(loss):
                 self._give_up(loss)
@@ -336,6 +347,13 @@ class _Fitting:
             at = [*self._frame.place, self._step]
             self._told = time.perf_counter()
             self._context.values({"node": self._node.id, "at": at, "values": values})
+
+    def _hold_buffer(self) -> None:
+        """The rows of a buffer of its own count as long as they are there."""
+        if isinstance(self._batches, Buffer):
+            now = BUFFER_COPIES * self._batches.bytes
+            self._hold(now - self._buffered)
+            self._buffered = now
 
     def _hold(self, count: int) -> None:
         self._held += count

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.fitting import copies_of
 from telepatch_protocol.graph import Optimiser, Parameter
 from telepatch_worker import constraints
 
@@ -40,6 +41,7 @@ class Parameters:
             self.leaves[name] = self._held(name, own).requires_grad_()
         own_numbers = {name: value for name, value in numbers.items() if name != "clip_norm"}
         self._optimiser = _KINDS[optimiser.name](list(self.leaves.values()), **own_numbers)
+        self._copies = copies_of(optimiser)
         self._clip: float | None = numbers.get("clip_norm")
 
     @property
@@ -106,8 +108,8 @@ class Parameters:
                 }
 
     def bytes(self) -> int:
-        """Bytes of the parameters with their gradients and moments."""
-        return 4 * sum(leaf.nbytes for leaf in self.leaves.values())
+        """Bytes of the parameters with their gradients, moments and checkpoints."""
+        return self._copies * sum(leaf.nbytes for leaf in self.leaves.values())
 
     def _held(self, name: str, value: torch.Tensor) -> torch.Tensor:
         return constraints.held(self._given[name].constraint, self._given[name].dim, value)

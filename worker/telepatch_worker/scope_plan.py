@@ -60,7 +60,7 @@ class ScopePlan:
     @staticmethod
     def empty() -> ScopePlan:
         """A scope in which nothing happens."""
-        scope = Scope((), {}, {}, {}, {}, Schedule((), ()), frozenset(), frozenset(), {}, {}, {}, {}, 0.0)
+        scope = Scope((), {}, {}, {}, {}, Schedule((), ()), frozenset(), frozenset(), {}, {}, {}, {}, {}, 0.0)
         return scope_plan(scope, (), set())
 
     def invokes(self, number: int) -> tuple[str, ...]:
