@@ -12,7 +12,7 @@ import torch
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
 from telepatch_worker.interleave import Interleaved
-from telepatch_worker.layout import Rows
+from telepatch_worker.layout import Rows, Seat
 from telepatch_worker.moments import Moment, Part
 
 D = ("row", "pos", 4)
@@ -74,7 +74,7 @@ def model():
 
 
 IDS = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 4)
-WHOLE = {"a": Rows(0, 2, 3, 2, 3)}
+WHOLE = {"a": Seat(Rows(0, 2, 3, 2, 3))}
 
 
 def run(model, *parts, ids=IDS, dropped=tuple):
@@ -126,7 +126,7 @@ def test_leaves_are_reached_by_path_and_replaced_without_touching_the_rest(model
 def test_jobs_see_only_their_own_rows_and_positions_and_write_nowhere_else(model):
     top = Job(write=-1.0)
     low = Job()
-    rows = {"a": Rows(0, 1, 2, 2, 3)}, {"a": Rows(1, 1, 3, 2, 3)}
+    rows = {"a": Seat(Rows(0, 1, 2, 2, 3))}, {"a": Seat(Rows(1, 1, 3, 2, 3))}
     run(
         model,
         Part(top, (moment("first", "input", "x", writes=True), moment("first", "output", "x")), rows[0]),
@@ -138,7 +138,7 @@ def test_jobs_see_only_their_own_rows_and_positions_and_write_nowhere_else(model
 
 def test_moments_of_several_invokes_at_one_place_happen_in_the_order_of_the_plan(model):
     job = Job(write=lambda region: job.read_values[-1])
-    rows = {"a": Rows(0, 1, 3, 2, 3), "b": Rows(1, 1, 3, 2, 3)}
+    rows = {"a": Seat(Rows(0, 1, 3, 2, 3)), "b": Seat(Rows(1, 1, 3, 2, 3))}
     moments = (
         moment("first", "output", "x", invoke="b"),
         moment("first", "output", "x", invoke="a", writes=True),
@@ -154,7 +154,7 @@ def test_a_job_that_raises_takes_no_further_part_and_the_next_forward_is_clean(m
         raise RuntimeError("no")
 
     bad, good = Job(write=refuse), Job()
-    rows = {"a": Rows(0, 1, 3, 2, 3)}, {"a": Rows(1, 1, 3, 2, 3)}
+    rows = {"a": Seat(Rows(0, 1, 3, 2, 3))}, {"a": Seat(Rows(1, 1, 3, 2, 3))}
     moments = moment("first", "output", "x", writes=True), moment("second", "output", "x")
     run(model, Part(bad, moments, rows[0]), Part(good, moments[1:], rows[1]))
     assert str(bad.error) == "no"
@@ -190,7 +190,7 @@ def test_a_place_that_the_forward_never_comes_to_fails_its_job(model):
 
 def test_a_leaf_or_shape_that_is_not_as_promised_fails_its_job(model):
     none, wrong = Job(), Job()
-    some = {"a": Rows(0, 1, 3, 2, 3)}
+    some = {"a": Seat(Rows(0, 1, 3, 2, 3))}
     run(
         model,
         Part(none, (moment("first", "output", "pair.1.1"),), WHOLE),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from telepatch_worker.engine import Engine
+from telepatch_worker.engine import Engine, Passes
 
 GPT2, LLAMA = "gpt2-random", "llama-random"
 A, B = [5, 6, 7, 8, 9], [20, 21, 22]
@@ -33,7 +33,7 @@ def calls(engine: Engine) -> Iterator[Counter[str]]:
 @pytest.fixture
 def thorough(gpt2: Engine, monkeypatch) -> Engine:
     """The same engine without skips."""
-    monkeypatch.setattr(gpt2, "_skips", False)
+    monkeypatch.setattr(gpt2, "_passes", Passes(skip=False))
     return gpt2
 
 

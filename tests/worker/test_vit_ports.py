@@ -21,7 +21,7 @@ from telepatch_worker.attention import attention
 from telepatch_worker.axes import Size, solve
 from telepatch_worker.families import aliases_of
 from telepatch_worker.interleave import Interleaved
-from telepatch_worker.layout import Rows
+from telepatch_worker.layout import Rows, Seat
 from telepatch_worker.moments import Moment, Part
 from telepatch_worker.probe import watch
 from telepatch_worker.publish import module_cards
@@ -84,7 +84,7 @@ def moment(card: ModelCard, site: str, *, writes: bool = False) -> Moment:
 
 def run(vit: tuple[Interleaved, ModelCard], job: Job, *moments: Moment, eager: bool) -> None:
     with attention(vit[0].module, eager=eager):
-        vit[0].forward({"pixel_values": images(2)}, [Part(job, moments, {"a": Rows(0, 2, TOKENS, 2, TOKENS)})])
+        vit[0].forward({"pixel_values": images(2)}, [Part(job, moments, {"a": Seat(Rows(0, 2, TOKENS, 2, TOKENS))})])
 
 
 def by_hand(vit, port: str = "", value: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ from telepatch_worker.company import Company, Guest, Member
 from telepatch_worker.generation import Generation, Owner
 from telepatch_worker.head import Head
 from telepatch_worker.interleave import Interleaved
-from telepatch_worker.layout import Rows
+from telepatch_worker.layout import Rows, Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Lobby, Room, Unit
 from telepatch_worker.moments import Job, Moment, Part
@@ -248,7 +248,7 @@ def _parts(members: Sequence[Member], layout: Mapping[int, Rows]) -> list[Part]:
         nothing: Sequence[Moment] = ()
         moments = guest.ask(partial(guest.owner.moments, steps), nothing)
         if moments:
-            found.append(Part(guest, tuple(moments), {name: rows for name, (_, rows) in named.items()}))
+            found.append(Part(guest, tuple(moments), {name: Seat(rows) for name, (_, rows) in named.items()}))
     return found
 
 

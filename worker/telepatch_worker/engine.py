@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, s
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import decode
-from telepatch_worker.inputs import TokenInput
+from telepatch_worker.inputs import Given, TokenInput
 from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
@@ -26,9 +26,13 @@ from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Decode, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
+from telepatch_worker.seating import Doors, Seated, seated, seats_for
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 __all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Settled", "Task"]
+
+_Key = tuple[int, str]
+"""An input of a forward: whose, by number, and its name there."""
 
 Progress = Callable[[str, int, int], None]
 """Told the id of a job, how many of its forwards are done, and how many there are."""
@@ -56,6 +60,20 @@ class BatchLimits:
     def halved(self) -> BatchLimits:
         """Half as much."""
         return BatchLimits(max(1, self.tokens // 2), max(1, self.rows // 2))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Work that forwards leave out because it comes to the same, each with a switch of its own; jobs that ask for
+    exactness, or for gradients, do all of it in any case.
+
+    Attributes:
+        skip: modules whose outputs are replaced for everyone in a forward.
+        share: rows that are the same as others, as long as they are (`seating`).
+    """
+
+    skip: bool = True
+    share: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,8 +151,7 @@ class Engine:
     Args:
         loaded: the model.
         limits: of one forward.
-        skips: whether modules are left out whose outputs are replaced for everyone in the forward; never in jobs that
-            ask for exactness or for gradients.
+        passes: what is left out of forwards, because it comes to the same.
 
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
@@ -144,8 +161,9 @@ class Engine:
         torch.Size([1, 257])
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, skips: bool = True) -> None:
-        self._skips = skips
+    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, passes: Passes | None = None) -> None:
+        self._passes = passes or Passes()
+        self._doors = Doors(loaded.card)
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
@@ -295,29 +313,40 @@ class Engine:
         wanted = [one for one in wanted if id(one.run) not in leaving]
         if not wanted:
             return
-        batch = self._batch(wanted)
+        plan = wanted[0].run.plan
+        planned = not plan.grads and not exact(plan.task.graph)
+        given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
+        shared = self._shared(wanted, given) if planned and self._passes.share else Seated(tuple(given), {}, {})
+        mask = any(one.run.plan.reads_engine for one in wanted)
+        batch = self._batch({key: given[key] for key in shared.first}, mask=mask)
+        seats, seating = seats_for(shared, batch.rows, self._doors.gates)
         parts = [
             Part(
                 Station(one.run, one.request.frame),
-                one.request.frame.plan.passes[one.request.number],
-                {name: batch.rows[at, name] for name in one.request.inputs},
+                one.request.moments,
+                {name: seats[at, name] for name in one.request.inputs},
                 owner=one.run,
             )
             for at, one in enumerate(wanted)
         ]
-        plan = wanted[0].run.plan
-        skips = self._skips and not plan.grads and not exact(plan.task.graph)
+        watch = Watch([one.run for one in wanted])
         with attention(self.loaded.module, eager=plan.eager):
-            self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]), skips=skips)
+            self.model.forward(batch.inputs, parts, watch, skips=planned and self._passes.skip, seating=seating)
 
-    def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
+    def _shared(self, wanted: Sequence[_Wanted], given: Mapping[_Key, Given]) -> Seated[_Key]:
+        """Which inputs share rows, as they are the same, and until where."""
+        alike = {key: one.content for key, one in given.items()}
+        if len(set(alike.values())) == len(alike):
+            return Seated(tuple(given), {}, {})
+        moments = {at: one.request.moments for at, one in enumerate(wanted)}
+        return seated(alike, {(at, name): self._doors.leaves_at(moments[at], name) for at, name in given})
+
+    def _batch(self, given: Mapping[_Key, Given], *, mask: bool) -> Batch[_Key]:
         """What the model is called with."""
-        given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
         tensors = {key: one for key, one in given.items() if isinstance(one, NamedInput)}
         if tensors:
             return stack(tensors, self.loaded.device)
         tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
-        mask = any(one.run.plan.reads_engine for one in wanted)
         return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
     def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:

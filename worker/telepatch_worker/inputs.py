@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ class TokenInput:
     def length(self) -> int:
         """Positions of its rows."""
         return self.ids.shape[1]
+
+    @property
+    def content(self) -> Hashable:
+        """What is equal for inputs that are the same."""
+        return self.ids.shape, self.ids.numpy().tobytes()
 
 
 Given = TokenInput | NamedInput

@@ -40,6 +40,17 @@ class Rows:
         return self.count == self.total and self.length == self.padded and self.keys == self.columns
 
 
+@dataclass(slots=True)
+class Seat:
+    """Where an invoke lies in a batch now; others may come in on the way.
+
+    Attributes:
+        rows: its part.
+    """
+
+    rows: Rows
+
+
 def own_part(tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows) -> torch.Tensor:
     """A view of the invoke's own rows and positions.
 

@@ -22,17 +22,27 @@ def read_leaf(value: Any, place: Place) -> torch.Tensor:
     Raises:
         ExecutionError: there is no tensor there in this forward.
     """
-    found = value
-    for key in _keys(place):
-        found = _child(found, key)
+    found = _found(value, place)
     if not isinstance(found, torch.Tensor):
         raise ExecutionError(f"'{place}' holds no tensor in this forward, but {type(found).__name__}")
     return found
 
 
+def leaf_of(value: Any, place: Place) -> torch.Tensor | None:
+    """The tensor of a place, where there is one in this forward."""
+    found = _found(value, place)
+    return found if isinstance(found, torch.Tensor) else None
+
+
 def replace_leaf(value: Any, place: Place, tensor: torch.Tensor) -> Any:
     """The same structure with another tensor at a place; `value` and everything in it stay as they are."""
     return _replaced(value, _keys(place), tensor)
+
+
+def _found(value: Any, place: Place) -> Any:
+    for key in _keys(place):
+        value = _child(value, key)
+    return value
 
 
 def _keys(place: Place) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from nnsight.intervention.envoy import Envoy
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
-from telepatch_worker.layout import Rows, own_part
+from telepatch_worker.layout import Rows, Seat, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 from telepatch_worker.moments import Moment, Part
+from telepatch_worker.seating import Seating
 from telepatch_worker.skipping import Skips
 from telepatch_worker.views import seen
 
@@ -52,11 +53,16 @@ class _Cursor:
 class Mediator(interleaver.Mediator):
     """Walks the moments of one job's invoke."""
 
-    def __init__(self, cursor: _Cursor, invoke: str, rows: Rows) -> None:
+    def __init__(self, cursor: _Cursor, invoke: str, seat: Seat) -> None:
         super().__init__(None, {}, {})
         self.cursor = cursor
-        self.rows = rows
+        self._seat = seat
         self.moments = [moment for moment in cursor.moments if moment.invoke == invoke]
+
+    @property
+    def rows(self) -> Rows:
+        """Where its invoke lies in the batch now."""
+        return self._seat.rows
 
     def _run(self) -> None:
         for moment in self.moments:
@@ -156,6 +162,7 @@ class Interleaver(interleaver.Interleaver):
         self._then: After = "stop"
         self.functions: set[str] = set()
         self.skips: Skips | None = None
+        self.seating: Seating | None = None
 
     def __enter__(self) -> Interleaver:
         super().__enter__()
@@ -176,10 +183,10 @@ class Interleaver(interleaver.Interleaver):
         self.batcher = _Batcher(envoy)
         self._dropped = dropped
         self._walkers = [
-            Mediator(cursor, invoke, rows)
+            Mediator(cursor, invoke, seat)
             for part in parts
             for cursor in (_Cursor(part),)
-            for invoke, rows in part.rows.items()
+            for invoke, seat in part.seats.items()
         ]
         self.mediators = [*self._walkers]
 
@@ -189,7 +196,7 @@ class Interleaver(interleaver.Interleaver):
         self.cancel()
         self.parked = set()
         self.functions = set()
-        self.skips = None
+        self.skips = self.seating = None
         self.sourced.clear()
         self._walkers = []
         self._dropped = tuple
@@ -223,6 +230,8 @@ class Interleaver(interleaver.Interleaver):
         if self.skips is not None and provider.endswith(".skip"):
             stand_in = self._stand_in(provider.removesuffix(".skip"), self.skips)
             return value if stand_in is None else stand_in
+        if self.seating is not None:
+            value = self.seating.pass_by(provider, value)
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)

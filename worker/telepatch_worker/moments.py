@@ -9,10 +9,16 @@ import torch
 
 from telepatch_protocol.card import Axis, View
 from telepatch_protocol.sites import Place
-from telepatch_worker.layout import Rows
+from telepatch_worker.layout import Rows, Seat
 
 ROOT = "model"
 """nnsight's name of the whole model."""
+
+
+def location_of(place: Place) -> str:
+    """nnsight's name of a place."""
+    path = f"{ROOT}.{place.path}" if place.path else ROOT
+    return f"{path}.{place.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,7 @@ class Moment:
     @property
     def location(self) -> str:
         """nnsight's name of the place."""
-        path = f"{ROOT}.{self.place.path}" if self.place.path else ROOT
-        return f"{path}.{self.place.port}"
+        return location_of(self.place)
 
 
 class Job(Protocol):
@@ -73,11 +78,11 @@ class Part:
     Attributes:
         job: what reads and writes.
         moments: its reads and writes, in order.
-        rows: where its invokes lie in the batch.
+        seats: where its invokes lie in the batch.
         owner: whose part it is, where several parts fail and are dropped together; the job itself if left out.
     """
 
     job: Job
     moments: tuple[Moment, ...]
-    rows: dict[str, Rows]
+    seats: dict[str, Seat]
     owner: object = None

@@ -6,7 +6,8 @@ forward, nor do those of which only some give an optional tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,16 @@ class NamedInput:
     def kin(self) -> tuple[int, tuple[str, ...]]:
         """What must be equal for one input to share a forward with another."""
         return self.length, tuple(sorted(self.tensors))
+
+    @property
+    def content(self) -> Hashable:
+        """What is equal for inputs that are the same."""
+        parts = ((name, str(one.dtype), tuple(one.shape), _digest(one)) for name, one in sorted(self.tensors.items()))
+        return tuple(parts)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).digest()
 
 
 def prepared(invoke: str, given: Mapping[str, object], card: ModelCard) -> NamedInput:

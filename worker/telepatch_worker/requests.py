@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
     from telepatch_worker.generation import Generation, Owner
     from telepatch_worker.inputs import Given
+    from telepatch_worker.moments import Moment
     from telepatch_worker.tracks import Track
 
 T = TypeVar("T")
@@ -32,6 +33,11 @@ class Forward:
     frame: Frame
     number: int
     inputs: dict[str, Given]
+
+    @property
+    def moments(self) -> tuple[Moment, ...]:
+        """What is read and written in it."""
+        return self.frame.plan.passes[self.number]
 
     @property
     def rows(self) -> int:
