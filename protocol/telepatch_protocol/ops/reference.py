@@ -90,7 +90,8 @@ def node(op: Op) -> dict[str, object]:
     """The operation as a node of a document: what it needs by position, the rest by name."""
     first = list(takewhile(lambda param: param.default is REQUIRED, op.params))
     named = {param.name: _example(param) for param in op.params[len(first) :]}
-    found = {"kind": "call", "id": op.name, "op": op.name, "args": [_example(param) for param in first]}
+    found: dict[str, object] = {"kind": "call", "id": op.name, "op": op.name}
+    found["args"] = [_example(param) for param in first]
     return {**found, "kwargs": named} if named else found
 
 
