@@ -24,6 +24,7 @@ from telepatch_broker.tasks import Task, Tasks
 _KEPT_SECONDS = 3600
 _STOP_SECONDS = 15.0
 _RESTART_SECONDS = 1.0
+_WAKE_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -73,17 +74,17 @@ class Housekeeping:
     def run(self) -> Iterator[None]:
         """Run tasks in a thread while the block lasts; its end waits, for a while, for the one that is running."""
         stopping = threading.Event()
-        threads = [
-            threading.Thread(target=target, args=(stopping,), name=f"{self._name}-{what}", daemon=True)
-            for what, target in (("work", self._work), ("clock", self._tick))
-        ]
-        for thread in threads:
+        names: list[str] = []
+        work = threading.Thread(target=self._work, args=(stopping, names), name=f"{self._name}-work", daemon=True)
+        clock = threading.Thread(target=self._tick, args=(stopping,), name=f"{self._name}-clock", daemon=True)
+        for thread in (work, clock):
             thread.start()
         try:
             yield
         finally:
             stopping.set()
-            for thread in threads:
+            self._wake(work, names)
+            for thread in (work, clock):
                 thread.join(_STOP_SECONDS)
 
     def _queue(self, client: redis.Redis) -> Queue:
@@ -101,7 +102,21 @@ class Housekeeping:
         )
         return str(job.id)
 
-    def _work(self, stopping: threading.Event) -> None:
+    def _wake(self, work: threading.Thread, names: list[str]) -> None:
+        """End the wait for tasks in which a worker stands, so that nobody waits for its end; a task is not touched."""
+        try:
+            with connect_sync(self._url) as client:
+                for _ in range(round(1 / _WAKE_SECONDS)):
+                    for one in client.client_list():
+                        if one.get("name") in names:
+                            client.client_unblock(int(one["id"]))
+                    work.join(_WAKE_SECONDS)
+                    if not work.is_alive():
+                        return
+        except RedisError as error:
+            log.debug("housekeeping ends when its wait does: %r", error)
+
+    def _work(self, stopping: threading.Event, names: list[str]) -> None:
         with connect_sync(self._url) as client:
             # A worker ends when something is wrong, with Redis or with what it found there; the next one takes over.
             while not stopping.is_set():
@@ -111,6 +126,7 @@ class Housekeeping:
                         [queue], connection=client, job_class=queue.job_class, serializer=JSONSerializer, worker_ttl=60
                     )
                     worker.stopping = stopping
+                    names[:] = [worker.name]
                     worker.work(logging_level=None)
                 except (RedisError, OSError, ValueError) as error:
                     log.warning("housekeeping starts again: %r", error)

@@ -182,6 +182,13 @@ def test_it_stops_within_seconds_and_leaves_no_thread(house: Housekeeping, serve
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("housekeeping")]
 
 
+def test_one_that_waits_for_tasks_ends_at_once(house: Housekeeping, server: redis.Redis) -> None:
+    with house.run():
+        eventually(lambda: [one for one in server.client_list() if "b" in one["flags"]])
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.6
+
+
 def test_a_periodic_task_runs_once_per_period_for_all_processes(redis_url: str, notes: Notes) -> None:
     houses = [Housekeeping(redis_url, Tasks({"write": notes.write})) for _ in range(2)]
     for house in houses:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-import urllib.request
 from pathlib import Path
 
 import httpx
 import pytest
+
+from telepatch_protocol.graph import KINDS
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = "http://127.0.0.1:8000"
@@ -68,47 +70,73 @@ def test_the_readmes_curl_gives_five_tokens(demo_url: str):
     assert len(job["values"]["tokens"]["values"]) == 5
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
-def test_the_protocols_first_document_runs(demo_url: str, tmp_path: Path):
-    document, *_ = blocks("docs/protocol.md", "json")
-    (tmp_path / "graph.json").write_text(document)
-    (command,) = blocks("docs/protocol.md", "sh")
-    done = subprocess.run(
-        ["sh", "-c", command.replace(ADDRESS, demo_url)], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    (job,) = json.loads(done.stdout)["jobs"]
-    assert job["state"] == "completed"
-    assert set(job["values"]) == {"ids", "values"}
+WORKED: dict[str, dict[str, list[int] | None]] = {
+    "graph": {"ids": [1, 5], "values": [1, 5]},
+    "edits": {"plain": [1], "damped": [1]},
+    "lens": {"lens": [30]},
+    "grid": {"grid": [4, 4]},
+    "repeat": {"best": [2]},
+    "cond": {"c": []},
+    "grad": {"attribution": [30, 1, 4], "seen": [1, 576]},
+    "generation": {"tokens": None, "score": None, "since": [], "reasons": [1]},
+    "training": {"W": [576, 2], "loss": [20]},
+}
+"""What the protocol's worked examples save, with shapes; a generation ends when it does."""
 
 
-def test_the_protocols_generation_steers_and_stops(demo_url: str):
-    (document,) = [block for block in blocks("docs/protocol.md", "json") if '"generate"' in block]
-    request = urllib.request.Request(
-        f"{demo_url}/v1/jobs?wait=60&format=json", document.encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        (job,) = json.load(answer)["jobs"]
+@pytest.fixture(scope="module")
+def worked(demo_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What each worked example of the protocol saved, by the name under which its command finds it."""
+    folder = tmp_path_factory.mktemp("worked")
+    documents, commands = blocks("docs/protocol.md", "json"), blocks("docs/protocol.md", "sh")
+    saved = {}
+    for document, command in zip(documents, commands, strict=True):
+        name = re.findall(r"@(\w+)\.json", command)[0]
+        (folder / f"{name}.json").write_text(document)
+        saved[name] = completed(command.replace(ADDRESS, demo_url), folder)
+    return saved
+
+
+def completed(command: str, folder: Path) -> dict:
+    """The values of the one job that a command sends: by the shell, or as curl would send it where there is none."""
+    if shutil.which("curl") is not None:
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, cwd=folder)
+        answer = json.loads(done.stdout)
+    else:
+        words = shlex.split(command)
+        assert words[:3] == ["curl", "-s", "-H"]
+        header, value = words[3].split(": ")
+        body = (folder / words[5].removeprefix("@")).read_bytes()
+        answer = httpx.post(words[6], content=body, headers={header: value}, timeout=60).json()
+    (job,) = answer["jobs"]
     assert job["state"] == "completed", job
-    values = {name: found["values"] for name, found in job["values"].items()}
+    assert "values" in job, f"too much to stand in the answer: {job}"
+    return job["values"]
+
+
+def test_the_protocols_worked_examples_have_every_kind_of_node():
+    documents = "".join(blocks("docs/protocol.md", "json"))
+    kinds = set(re.findall(r'"kind": "(\w+)"', documents)) | ({"generate"} if '"generate": {' in documents else set())
+    assert kinds >= set(KINDS)
+
+
+def test_the_commands_of_the_protocols_worked_examples_give_what_they_save(worked: dict[str, dict]):
+    assert worked.keys() == WORKED.keys()
+    for name, shapes in WORKED.items():
+        assert worked[name].keys() == shapes.keys()
+        for save, shape in shapes.items():
+            assert shape is None or worked[name][save]["shape"] == shape, (name, save)
+
+
+def test_the_protocols_examples_find_what_they_are_for(worked: dict[str, dict]):
+    assert worked["edits"]["damped"]["values"] == [0.0]
+    assert worked["edits"]["plain"]["values"] != [0.0]
+    first, *_, last = worked["training"]["loss"]["values"]
+    assert last < first
+
+
+def test_the_protocols_generation_steers_and_stops(worked: dict[str, dict]):
+    values = {name: found["values"] for name, found in worked["generation"].items()}
     fired = [score[0] > 1.0 for score in values["score"]].index(True)
     assert len(values["score"]) == fired + 4
     assert (values["since"], values["reasons"]) == (4, [4])
-
-
-WORKED = {"grid": [4, 4], "best": [2], "c": None, "attribution": None, "seen": None, "W": [576, 2], "loss": [20]}
-"""What the protocol's worked examples save, with shapes where they do not depend on the model."""
-
-
-def test_the_protocols_worked_examples_of_sub_graphs_run(demo_url: str):
-    documents = [block for block in blocks("docs/protocol.md", "json")[1:] if '"generate"' not in block]
-    saved = {}
-    for document in documents:
-        answer = httpx.post(f"{demo_url}/v1/jobs", params={"wait": 60}, json=json.loads(document), timeout=90)
-        assert answer.status_code == 200, answer.text
-        (job,) = answer.json()["jobs"]
-        assert job["state"] == "completed", job
-        assert "values" in job, f"too much to stand in the answer: {list(json.loads(document)['saves'])}"
-        saved |= job["values"]
-    assert set(saved) == set(WORKED)
-    for name, shape in WORKED.items():
-        assert shape is None or saved[name]["shape"] == shape

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from telepatch_protocol.errors import BadArgument, UnknownOperation
+from telepatch_protocol.graph import Call
 from telepatch_protocol.indexing import Slice
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.ops import GROUPS, OPS, bind, find_op
 from telepatch_protocol.ops.reference import page
 from telepatch_protocol.ops.table import KINDS, REQUIRED
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.wire import from_dict
 
 X = Meta((2, 3), "float32")
 
@@ -38,6 +42,25 @@ def test_no_operation_stands_under_two_headings() -> None:
 def test_the_page_of_operations_is_the_one_written_from_the_table() -> None:
     found = Path(__file__).parents[2] / "docs" / "operations.md"
     assert found.read_text() == page(), "write it anew: python -m telepatch_protocol.ops.reference > docs/operations.md"
+
+
+def test_the_page_of_operations_shows_each_as_a_node_that_gives_every_argument() -> None:
+    lists = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", page(), re.DOTALL | re.MULTILINE)]
+    nodes = [node for shown in lists for node in shown]
+    assert sorted(node["op"] for node in nodes) == sorted(OPS)
+    graph = from_dict({"protocol": [1, 0], "model": {"id": "m"}, "nodes": nodes, "saves": {}})
+    for call in graph.nodes:
+        assert isinstance(call, Call)
+        op = OPS[call.op]
+        assert len(call.args) + len(call.kwargs) == len(op.params)
+        bind(op, tuple(map(_standing, call.args)), {name: _standing(value) for name, value in call.kwargs.items()})
+
+
+def _standing(value: object) -> object:
+    """What an argument on the page stands for, as rules take it: references are values."""
+    if isinstance(value, list):
+        return [Slice() if one == "1:" else ... if one == "..." else _standing(one) for one in value]
+    return X if isinstance(value, str) and value.startswith("$") else value
 
 
 def test_an_unknown_operation_is_refused_with_the_nearest_names() -> None:

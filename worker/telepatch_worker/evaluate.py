@@ -47,9 +47,11 @@ def _tensor_of(frame: Frame, place: Place) -> torch.Tensor:
 
 def _called(frame: Frame, node: Call) -> Value:
     op = find_op(node.op)
+    kinds = [param.kind for param in op.params]
+    kinds += kinds[-1:] * (len(node.args) - len(kinds))  # a list of values may also follow one by one
     args, kwargs = with_literals(
         op,
-        tuple(_operand(frame, op.params[at].kind, arg) for at, arg in enumerate(node.args)),
+        tuple(_operand(frame, kind, arg) for kind, arg in zip(kinds, node.args, strict=False)),
         {name: _operand(frame, op.by_name[name].kind, arg) for name, arg in node.kwargs.items()},
         lambda found: as_tensor(found, frame.context.device),
     )
