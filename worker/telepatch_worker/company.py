@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
@@ -148,12 +148,14 @@ class Company:
         members: in the order of their rows.
         past: what they have read.
         open: whether others may join.
+        kind: only those of the same kind may.
     """
 
-    def __init__(self, members: Sequence[Member], past: Past, *, open: bool) -> None:
+    def __init__(self, members: Sequence[Member], past: Past, *, open: bool, kind: Hashable = None) -> None:
         self.members = list(members)
         self.past = past
         self.open = open
+        self.kind = kind
 
     def tokens(self) -> torch.Tensor:
         """The next token of every row."""
@@ -186,7 +188,8 @@ class Company:
 
     def takes(self, other: Company, *, equal: bool) -> bool:
         """Whether another company can join this one; `equal` where only rows of one length share a cache."""
-        return self.open and other.open and (not equal or self.past.lengths[0] == other.past.lengths[0])
+        alike = self.open and other.open and self.kind == other.kind
+        return alike and (not equal or self.past.lengths[0] == other.past.lengths[0])
 
     def join(self, other: Company) -> None:
         """Take in all members of another."""

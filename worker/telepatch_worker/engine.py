@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from telepatch_protocol.check import exact
-from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_protocol.errors import BadArgument
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
-from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack, worthwhile
+from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
-from telepatch_worker.decoding import decode
+from telepatch_worker.decoding import Generations, Kind, generating
+from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
+from telepatch_worker.floor import Floor
 from telepatch_worker.inputs import TokenInput
 from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import Loaded, padding_of
@@ -24,17 +26,10 @@ from telepatch_worker.lobby import Room
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.requests import Backward, Decode, Forward
+from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
-from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 __all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Settled", "Task"]
-
-Progress = Callable[[str, int, int], None]
-"""Told the id of a job, how many of its forwards are done, and how many there are."""
-
-Values = Callable[[str, dict[str, Any]], None]
-"""Told the id of a job, and small values of it as they come: tokens of its generations, and what it emits."""
 
 
 @dataclass(frozen=True)
@@ -56,75 +51,6 @@ class BatchLimits:
     def halved(self) -> BatchLimits:
         """Half as much."""
         return BatchLimits(max(1, self.tokens // 2), max(1, self.rows // 2))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        id: of the job.
-        saved: tensors by name, on the model's device; None where it failed.
-        error: why it failed; None where it did not.
-        warnings: what is allowed but surely not meant.
-        seconds: time it took, that of shared forwards included.
-    """
-
-    id: str
-    saved: dict[str, torch.Tensor] | None
-    error: TelepatchError | None = None
-    warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def record(self) -> ErrorRecord | None:
-        """The error as data."""
-        return None if self.error is None else self.error.record()
-
-
-def _quiet(job: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def _unseen(job: str, values: dict[str, Any]) -> None:
-    """Values that nobody watches."""
-
-
-def _unkept(job: str, checkpoints: bytes) -> None:
-    """Checkpoints that nobody keeps."""
-
-
-def _unheard(outcome: Outcome) -> None:
-    """An end that nobody waits for."""
-
-
-def _always() -> bool:
-    """Go on."""
-    return True
-
-
-class Settled:
-    """How jobs ended, as far as they have."""
-
-    def __init__(self, ended: Callable[[Outcome], None]) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self._ended = ended
-
-    def add(self, outcome: Outcome) -> None:
-        """One more."""
-        self.outcomes[outcome.id] = outcome
-        self._ended(outcome)
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Whom a batch talks to."""
-
-    cancelled: Callable[[], set[str]]
-    progress: Progress
-    values: Values
-    keep: Keep
-    settled: Settled
 
 
 class Engine:
@@ -157,11 +83,11 @@ class Engine:
         tasks: Sequence[Task],
         *,
         cancelled: Callable[[], set[str]] = set,
-        progress: Progress = _quiet,
-        values: Values = _unseen,
-        keep: Keep = _unkept,
-        ended: Callable[[Outcome], None] = _unheard,
-        proceed: Callable[[], bool] = _always,
+        progress: Progress = quiet,
+        values: Values = unseen,
+        keep: Keep = unkept,
+        ended: Callable[[Outcome], None] = unheard,
+        proceed: Callable[[], bool] = always,
     ) -> list[Outcome]:
         """Run jobs, in as few forwards as they and the limits allow.
 
@@ -179,14 +105,17 @@ class Engine:
         """
         if len({task.id for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same id")
-        settled = Settled(ended)
-        desk = Desk(cancelled, progress, values, keep, settled)
-        plans = [plan for task in tasks if (plan := self._planned(task, settled)) is not None]
-        for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
-            if not proceed():
-                break
-            self._settle(group, desk, self.limits)
-        return [settled.outcomes[task.id] for task in tasks if task.id in settled.outcomes]
+        outcomes: dict[str, Outcome] = {}
+
+        def tell(outcome: Outcome) -> None:
+            outcomes[outcome.id] = outcome
+            ended(outcome)
+
+        floor = Floor(self, Desk(cancelled, progress, values, keep, Settled(tell)), proceed)
+        floor.add(tasks)
+        while floor.busy:
+            floor.turn()
+        return [outcomes[task.id] for task in tasks if task.id in outcomes]
 
     def plan(self, task: Task) -> Plan:
         """Check and price a job without running it.
@@ -208,57 +137,6 @@ class Engine:
         """Give the model back as it was loaded."""
         self.model.close()
 
-    def _planned(self, task: Task, settled: Settled) -> Plan | None:
-        try:
-            return self.plan(task)
-        except Exception as error:
-            settled.add(Outcome(task.id, None, bare(as_job_error(error))))
-            return None
-
-    def _settle(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> None:
-        """Run a batch; where it fails as a whole, or lacks memory, in halves, down to single jobs; a single one that
-        can run in smaller forwards, in those."""
-        runs: list[Running] = []
-        try:
-            runs = self._forwards(plans, desk, limits)
-        except Exception as error:
-            if len(plans) == 1 and not self._smaller(plans[0], error, desk, limits):
-                desk.settled.add(Outcome(plans[0].id, None, bare(as_job_error(error, "the model"))))
-            if len(plans) == 1:
-                return
-        for run in runs:
-            memory = run.error is not None and is_memory(run.error)
-            if memory and (len(plans) > 1 or self._smaller(run.plan, run.error, desk, limits)):
-                continue
-            warnings = (*run.plan.checked.warnings, *run.warnings)
-            desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
-        runs.clear()
-        again = [plan for plan in plans if plan.id not in desk.settled.outcomes]
-        for part in halves(again) if len(again) > 1 else [again]:
-            if part:
-                self._settle(part, desk, limits)
-
-    def _smaller(self, plan: Plan, error: Exception | None, desk: Desk, limits: BatchLimits) -> bool:
-        """Run a job that lacked memory again in forwards of half the size, if it can."""
-        if error is None or not is_memory(error) or not plan.splits or limits.rows == 1:
-            return False
-        self._settle([plan], desk, limits.halved())
-        return True
-
-    def _forwards(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> list[Running]:
-        """Some jobs from beginning to end: what all of them need next together, then what they need after that."""
-        clock = Clock()
-        runs = [self.running(plan, desk, limits, clock) for plan in plans]
-        with torch.set_grad_enabled(plans[0].grads):
-            for run in runs:
-                run.advance()
-            while any(run.wanted for run in runs):
-                self.round([run for run in runs if run.wanted], limits)
-                for run in runs:
-                    run.advance()
-                _tell(runs, desk.progress)
-        return runs
-
     def running(self, plan: Plan, desk: Desk, limits: BatchLimits, clock: Clock | None = None) -> Running:
         """A job that is about to run."""
         device = self.loaded.device
@@ -277,19 +155,44 @@ class Engine:
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
-        """Everything that some jobs need next."""
-        wanted = [_Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
+        """Everything that some jobs need next; generations to their ends."""
+        for wanted in self.shared(runs, limits):
+            self.forward(wanted)
+        generations = self.generations()
+        for run, request, kind in generating(runs):
+            generations.add(run, request, kind)
+        while generations.busy:
+            generations.turn(self.room(limits))
+        self.backward(runs)
+
+    def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
+        """The forwards that some jobs need next, those together that share one."""
+        wanted = [Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
         if runs[0].plan.alone:
-            batches = [[one] for one in wanted]
-        else:
-            most = worthwhile(self.loaded.device)
-            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
-        for batch in batches:
-            self._forward(batch)
-        self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
+            return [[one] for one in wanted]
+        most = worthwhile(self.loaded.device)
+        return pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
+
+    def backward(self, runs: Sequence[Running]) -> None:
+        """The gradients that some jobs need next."""
         fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
 
-    def _forward(self, wanted: Sequence[_Wanted]) -> None:
+    def generations(self) -> Generations:
+        """A decode loop with nobody in it."""
+        return Generations(lambda: Decoder(self.model, self.loaded, around=self._around))
+
+    def room(self, limits: BatchLimits) -> Room:
+        """How much is generated at once."""
+        return Room(rows=limits.rows, tokens=limits.tokens)
+
+    @contextmanager
+    def _around(self, kind: Hashable) -> Iterator[None]:
+        """What the forwards of generations of one kind need around them."""
+        assert isinstance(kind, Kind)
+        with attention(self.loaded.module, eager=kind.eager), torch.set_grad_enabled(kind.grads):
+            yield
+
+    def forward(self, wanted: Sequence[Wanted]) -> None:
         """One forward over every invoke that takes part in it."""
         leaving = {id(run) for run in {id(one.run): one.run for one in wanted}.values() if run.stops()}
         wanted = [one for one in wanted if id(one.run) not in leaving]
@@ -310,7 +213,7 @@ class Engine:
         with attention(self.loaded.module, eager=plan.eager):
             self.model.forward(batch.inputs, parts, Watch([one.run for one in wanted]), skips=skips)
 
-    def _batch(self, wanted: Sequence[_Wanted]) -> Batch[tuple[int, str]]:
+    def _batch(self, wanted: Sequence[Wanted]) -> Batch[tuple[int, str]]:
         """What the model is called with."""
         given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
         tensors = {key: one for key, one in given.items() if isinstance(one, NamedInput)}
@@ -319,13 +222,6 @@ class Engine:
         tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
         mask = any(one.run.plan.reads_engine for one in wanted)
         return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
-
-    def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:
-        """Every generation, in steps that they share."""
-        if wanted:
-            room = Room(rows=limits.rows, tokens=limits.tokens)
-            with attention(self.loaded.module, eager=wanted[0][0].plan.eager):
-                decode(Decoder(self.model, self.loaded, room), wanted)
 
     def _text(self) -> Callable[[list[int]], str] | None:
         tokenizer = self.loaded.tokenizer
@@ -338,7 +234,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """A forward that a job needs."""
 
     run: Running
@@ -358,11 +254,3 @@ class _Wanted:
     def kin(self) -> object:
         """What must be equal for another one to share the forward."""
         return self.request.kin
-
-
-def _tell(runs: Sequence[Running], progress: Progress) -> None:
-    """Say how far jobs of several forwards are."""
-    for run in runs:
-        total = run.plan.price.passes
-        if run.error is None and run.done and total > 1:
-            progress(run.plan.id, min(run.done, total), total)

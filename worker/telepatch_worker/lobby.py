@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from telepatch_worker.company import Member
@@ -26,11 +26,12 @@ class Room:
 
 @dataclass(frozen=True)
 class Unit:
-    """Generations of one owner that begin together."""
+    """Generations of one owner that begin together, and share forwards with those of the same kind."""
 
     members: tuple[Member, ...]
     alone: bool
     bytes: int
+    kind: Hashable = None
 
     @property
     def rows(self) -> int:
@@ -56,7 +57,7 @@ class Lobby:
     """
 
     def __init__(self, room: Room) -> None:
-        self._room = room
+        self.room = room
         self._waiting: deque[Unit] = deque()
         self._inside: list[Unit] = []
 
@@ -69,6 +70,11 @@ class Lobby:
     def empty(self) -> bool:
         """Whether nobody waits."""
         return not self._waiting
+
+    @property
+    def waiting(self) -> Iterator[Unit]:
+        """Those who were not let in yet."""
+        return iter(self._waiting)
 
     def add(self, unit: Unit) -> None:
         """One more."""
@@ -91,7 +97,7 @@ class Lobby:
     def _fits(self, new: Sequence[Unit]) -> bool:
         everyone = [*self._inside, *new]
         return (
-            sum(unit.rows for unit in everyone) <= self._room.rows
-            and sum(unit.rows for unit in new) * max(unit.longest for unit in new) <= self._room.tokens
-            and (self._room.bytes is None or sum(unit.bytes for unit in everyone) <= self._room.bytes)
+            sum(unit.rows for unit in everyone) <= self.room.rows
+            and sum(unit.rows for unit in new) * max(unit.longest for unit in new) <= self.room.tokens
+            and (self.room.bytes is None or sum(unit.bytes for unit in everyone) <= self.room.bytes)
         )

@@ -29,12 +29,12 @@ class Settings(Variables):
         record_seconds: how long records of jobs are kept after that.
         worker_device: where to hold the model, in place of what its card says: ``cpu``, ``cuda``, ``cuda:1``.
         worker_threads: threads of one operation on the CPU; None leaves it to PyTorch.
-        worker_batch_jobs: the most jobs taken at once.
-        worker_batch_tokens: the most tokens taken at once, and in one forward with padding.
+        worker_batch_jobs: the most jobs in hand that wait for forwards; generations that have begun do not count.
+        worker_batch_tokens: the most tokens of the jobs in hand in one turn, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
-        worker_stop_seconds: how long the batch in hand may go on once the worker is asked to end.
+        worker_stop_seconds: how long the jobs in hand may go on once the worker is asked to end.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_WORKER_"
