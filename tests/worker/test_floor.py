@@ -10,11 +10,12 @@ import torch
 from tests.worker.generating import ids, plain
 from tests.worker.test_generations import TOKENS, run, task
 
-from telepatch_protocol.errors import ExecutionError, OutOfMemory
+from telepatch_protocol.errors import ExecutionError, OutOfMemory, TooLarge
 from telepatch_worker import evaluate
 from telepatch_worker.desk import Desk, Outcome, Settled, always, quiet, unkept, unseen
 from telepatch_worker.engine import BatchLimits
 from telepatch_worker.floor import Floor
+from telepatch_worker.past_price import past_bytes
 
 
 class Watched:
@@ -177,3 +178,28 @@ def test_time_on_the_floor_counts_only_while_a_job_takes_part(gpt2, build, watch
     watched.floor.add([build.task("gpt2-random", {"a": [1, 2]}, build.get("l", "lm_head:output"), id="trace")])
     watched.finish()
     assert watched.ended["trace"].seconds >= 0.2 > watched.ended["long"].seconds > 0
+
+
+def test_caches_stay_within_their_bytes_and_what_will_never_fit_is_refused_with_the_numbers(gpt2, watched, monkeypatch):
+    one = past_bytes(gpt2.loaded.module.config, torch.float32, 1, 5 + 8)
+    monkeypatch.setattr(gpt2, "cache_bytes", 2 * one)
+    watched.floor.add([generation("huge", 5, 200), *(generation(f"g{at}") for at in range(3))])
+    huge = past_bytes(gpt2.loaded.module.config, torch.float32, 1, 5 + 200)
+    assert isinstance(watched.ended["huge"].error, TooLarge)
+    assert f"{huge:,}" in str(watched.ended["huge"].error)
+    assert f"{2 * one:,}" in str(watched.ended["huge"].error)
+    watched.finish()
+    assert max(watched.rows) == 2
+    assert [watched.tokens(f"g{at}") for at in range(3)] == [plain(gpt2, ids(5), 8)[0]] * 3
+
+
+def test_a_computed_prompt_that_does_not_fit_is_refused_as_it_comes(gpt2, watched, monkeypatch):
+    most = past_bytes(gpt2.loaded.module.config, torch.float32, 1, 20)
+    monkeypatch.setattr(gpt2, "cache_bytes", most)
+    double = {"kind": "call", "id": "p", "op": "cat", "args": [["$q.tokens", "$q.tokens", "$q.tokens"], 1]}
+    chain = [run(ids(4), 8, id="q", invoke="y"), run("$p", 2)]
+    watched.floor.add([task(chain, TOKENS, [double])])
+    watched.finish()
+    assert isinstance(watched.ended["job"].error, TooLarge)
+    assert "take" in str(watched.ended["job"].error)
+    assert watched.rows == [1] * 8

@@ -52,7 +52,7 @@ class Decoder:
     Args:
         model: the model, interleaved.
         loaded: the same model, as it was loaded.
-        room: how much goes on at once; a unit that is too big for it runs when nothing else does.
+        room: how much goes on at once; a unit of too many rows or tokens runs when nothing else does.
         around: entered around the forwards of each kind.
 
     Raises:
@@ -113,11 +113,14 @@ class Decoder:
 
         Raises:
             BadArgument: a prompt or a setting cannot work for this model, or a name is taken.
+            TooLarge: their caches take more bytes than there are.
         """
         self._check(owner, generations)
+        taken = sum(self.price(one) for one in generations)
+        self.lobby.room.refuse_too_big(taken)
         guest = self._guests.setdefault(id(owner), Guest(owner))
         members = tuple(Member(one, guest, self._stopper(one), self._pad) for one in generations)
-        self.lobby.add(Unit(members, alone, sum(self.price(one) for one in generations), kind))
+        self.lobby.add(Unit(members, alone, taken, kind))
 
     def turn(self, dropped: Dropped = tuple) -> Sequence[Job]:
         """Let everybody who runs take one step, then let in those for whom there is room.

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from transformers import PreTrainedModel
 
 from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.price import generations
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
@@ -25,6 +27,7 @@ from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
+from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
@@ -59,6 +62,7 @@ class Engine:
     Args:
         loaded: the model.
         limits: of one forward.
+        cache_bytes: of keys and values of all generations at once; None for no limit.
         skips: whether modules are left out whose outputs are replaced for everyone in the forward; never in jobs that
             ask for exactness or for gradients.
 
@@ -70,8 +74,16 @@ class Engine:
         torch.Size([1, 257])
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, skips: bool = True) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: BatchLimits | None = None,
+        *,
+        cache_bytes: int | None = None,
+        skips: bool = True,
+    ) -> None:
         self._skips = skips
+        self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
@@ -123,7 +135,13 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
-        return make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        plan = make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        module = self.loaded.module
+        if plan.generates and isinstance(module, PreTrainedModel):
+            room = self.room(self.limits)
+            for rows, positions in generations(plan.checked.scope, self.card):
+                room.refuse_too_big(past_bytes(module.config, self.loaded.dtype, rows, positions + 1))
+        return plan
 
     def tokenize(self, text: str | Sequence[str]) -> list[list[int]]:
         """Token ids of a text, or of each of several: one row each, special tokens as the model expects them.
@@ -158,11 +176,11 @@ class Engine:
         """Everything that some jobs need next; generations to their ends."""
         for wanted in self.shared(runs, limits):
             self.forward(wanted)
-        generations = self.generations()
+        loop = self.generations()
         for run, request, kind in generating(runs):
-            generations.add(run, request, kind)
-        while generations.busy:
-            generations.turn(self.room(limits))
+            loop.add(run, request, kind)
+        while loop.busy:
+            loop.turn(self.room(limits))
         self.backward(runs)
 
     def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
@@ -179,11 +197,11 @@ class Engine:
 
     def generations(self) -> Generations:
         """A decode loop with nobody in it."""
-        return Generations(lambda: Decoder(self.model, self.loaded, around=self._around))
+        return Generations(lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around))
 
     def room(self, limits: BatchLimits) -> Room:
         """How much is generated at once."""
-        return Room(rows=limits.rows, tokens=limits.tokens)
+        return Room(rows=limits.rows, tokens=limits.tokens, bytes=self.cache_bytes)
 
     @contextmanager
     def _around(self, kind: Hashable) -> Iterator[None]:

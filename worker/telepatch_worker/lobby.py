@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from telepatch_protocol.errors import TooLarge
 from telepatch_worker.company import Member
 
 
@@ -16,12 +17,25 @@ class Room:
     Attributes:
         rows: of all generations.
         tokens: positions of one forward over prompts, padding included.
-        bytes: of all caches, as they will be at their ends, without padding; None for no limit.
+        bytes: of all caches, as they will be at their ends, without padding; None for no limit. What takes more by
+            itself is refused.
     """
 
     rows: int = 256
     tokens: int = 16_384
     bytes: int | None = None
+
+    def refuse_too_big(self, bytes: int) -> None:
+        """Refuse what will never fit.
+
+        Raises:
+            TooLarge: with both numbers.
+        """
+        if self.bytes is not None and bytes > self.bytes:
+            raise TooLarge(
+                f"the keys and values of a generation take {bytes:,} bytes at its end; this worker has {self.bytes:,} "
+                "for those of all generations. Generate fewer tokens, from a shorter prompt, or in fewer rows"
+            )
 
 
 @dataclass(frozen=True)

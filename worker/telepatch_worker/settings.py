@@ -33,6 +33,8 @@ class Settings(Variables):
         worker_batch_tokens: the most tokens of the jobs in hand in one turn, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
+        worker_cache_bytes: memory for the keys and values of generations; None takes half of what is free on a GPU once
+            the model is loaded, a quarter of what is free on a CPU.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
         worker_stop_seconds: how long the jobs in hand may go on once the worker is asked to end.
     """
@@ -56,6 +58,7 @@ class Settings(Variables):
     worker_batch_tokens: int = Field(default=4096, ge=1)
     worker_batch_rows: int = Field(default=256, ge=1)
     worker_lease_seconds: float = Field(default=10.0, ge=0.5)
+    worker_cache_bytes: int | None = Field(default=None, ge=1)
     worker_recent_bytes: int = Field(default=256 * 2**20, ge=0)
     worker_stop_seconds: float = Field(default=30.0, ge=0)
 
