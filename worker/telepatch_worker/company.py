@@ -68,7 +68,8 @@ class Member:
     def __init__(self, generation: Generation, guest: Guest, stopper: Stopper, padding: int) -> None:
         self.generation = generation
         self.guest = guest
-        self.sampler = None if generation.sampling.greedy else Sampler(generation.sampling)
+        plain = generation.sampling.plain
+        self.sampler = None if plain else Sampler(generation.sampling, generation.prompt.cpu(), stopper.eos)
         self.step = 0
         self.next = generation.prompt
         self._stopper = stopper
@@ -104,6 +105,8 @@ class Member:
         if found is not tokens:
             tokens = self._checked(found, card)
         self.next = tokens[:, None]
+        if self.sampler is not None:
+            self.sampler.saw(tokens)
         for row, token in enumerate(tokens.tolist()):
             if self._reasons[row] is None:
                 self._tokens[row].append(token)
