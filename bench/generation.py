@@ -1,4 +1,5 @@
-"""``python -m bench.generation``: tokens per second of the decode loop beside transformers' ``generate``, in turns."""
+"""``python -m bench.generation``: tokens per second of the decode loop beside transformers' ``generate``, in turns; and
+how long a trace takes while somebody generates."""
 
 from __future__ import annotations
 
@@ -11,14 +12,18 @@ import torch
 
 from bench.local import POSITIONS
 from bench.measure import in_turns
+from telepatch_protocol import wire
 from telepatch_protocol.card import PortCard
 from telepatch_protocol.sites import Place
 from telepatch_worker.cards import read_card
 from telepatch_worker.decode import Decoder
+from telepatch_worker.desk import Desk, Settled, quiet, unkept, unseen
+from telepatch_worker.engine import Engine
+from telepatch_worker.floor import Floor
 from telepatch_worker.generation import Generated, Generation
-from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import load
 from telepatch_worker.moments import Moment
+from telepatch_worker.plan import Task
 from telepatch_worker.sampling import Sampling
 from telepatch_worker.settings import Settings
 from telepatch_worker.stopping import Ending
@@ -74,7 +79,8 @@ class Race:
         file = read_card(Path("models") / f"{model}.toml")
         self.bare = load(file, cache=settings.cache).module
         loaded = load(file, cache=settings.cache)
-        self.decoder = Decoder(Interleaved(loaded.module), loaded)
+        self.engine = Engine(loaded)
+        self.decoder = Decoder(self.engine.model, loaded)
         self.new = new
         self.prompt = torch.tensor([[(7919 * place) % (loaded.card.vocabulary - 1) for place in range(POSITIONS)]])
         self.path = loaded.card.aliases.modules["blocks.*"].replace("*", "3")
@@ -124,6 +130,35 @@ class Race:
         return run
 
 
+class Trace:
+    """A trace on a floor with nobody else, or beside a generation that is on its way."""
+
+    def __init__(self, engine: Engine, prompt: torch.Tensor, beside: bool) -> None:
+        self.ended: set[str] = set()
+        settled = Settled(lambda outcome: self.ended.add(outcome.id))
+        self.floor = Floor(engine, Desk(set, quiet, unseen, unkept, settled))
+        self.model = engine.card.id
+        self.prompt = prompt[0].tolist()
+        if beside:
+            most = engine.card.limits.max_positions - len(self.prompt)
+            self.add("long", {"generate": {"max_new_tokens": most}}, [], {"tokens": "$r.tokens"})
+            self.floor.turn()
+
+    def __call__(self) -> None:
+        """Run it to its end."""
+        node = {"kind": "get", "id": "l", "site": "lm_head:output", "invoke": "a", "index": [":", -1]}
+        self.add("trace", {}, [node], {"l": "$l"})
+        while "trace" not in self.ended:
+            self.floor.turn()
+        self.ended.clear()
+
+    def add(self, id: str, run: dict[str, Any], nodes: list[dict[str, Any]], saves: dict[str, str]) -> None:
+        """One more job."""
+        runs = [{"id": "r", "invokes": [{"id": "a", "ids": self.prompt}], **run}]
+        document = {"protocol": [1, 0], "model": {"id": self.model}, "runs": runs, "nodes": nodes, "saves": saves}
+        self.floor.add([Task(id, wire.from_dict(document))])
+
+
 def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(prog="python -m bench.generation", description=__doc__)
@@ -142,6 +177,9 @@ def main() -> None:
         "ours, 8 steered people": race.ours(8, steered=True),
     }
     show(ways, given.rounds, given.new)
+    traces = {name: Trace(race.engine, race.prompt, bool(name)) for name in ("", ", somebody generates")}
+    for name, one in in_turns(traces, given.rounds, warm_up=1).items():
+        print(f"{'a trace' + name:32} {1000 * one.median:6.1f} ms")
 
 
 def show(ways: Mapping[str, Callable[[], torch.Tensor]], rounds: int, new: int) -> None:

@@ -121,6 +121,10 @@ class Model(ModuleView):
         temperature: Any = 0,
         top_p: Any = None,
         top_k: Any = None,
+        min_p: Any = None,
+        repetition_penalty: Any = None,
+        no_repeat_ngram_size: Any = None,
+        min_new_tokens: Any = None,
         seed: Any = None,
         stop: Any = None,
         exact: bool = False,
@@ -137,6 +141,11 @@ class Model(ModuleView):
             temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
             top_p: draw only from the fewest likeliest tokens whose probabilities add up to it.
             top_k: draw only from so many likeliest tokens.
+            min_p: draw only from tokens with at least this share of the likeliest one's probability.
+            repetition_penalty: logits of tokens that the row has already, its prompt included, are divided by it, or
+                multiplied where they are below 0; above 1 they become rarer, and 1 changes nothing.
+            no_repeat_ngram_size: no row, its prompt included, holds the same so many tokens twice.
+            min_new_tokens: the model's own last token is not taken before so many.
             seed: of the random numbers; the same one gives the same tokens, whatever else runs.
             stop: a text, a token id, or a list of these, at which a row ends; it ends at the model's own end too.
             exact, isolate: as for `trace`.
@@ -160,6 +169,10 @@ class Model(ModuleView):
             "temperature": temperature,
             "top_p": top_p,
             "top_k": top_k,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
+            "min_new_tokens": min_new_tokens,
             "seed": seed,
             "stop": stop,
         }

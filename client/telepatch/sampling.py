@@ -10,7 +10,7 @@ from telepatch.builder import Builder
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.graph import Arg, Generate
 
-NAMES = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
+NAMES = tuple(Generate.model_fields)
 
 
 def generate(builder: Builder, settings: Mapping[str, Any]) -> Generate:

@@ -36,6 +36,10 @@ class Settings:
         temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
         top_p: draw from the fewest likeliest tokens whose probabilities add up to it.
         top_k: draw from so many likeliest tokens.
+        min_p: draw from tokens with at least this share of the likeliest one's probability.
+        repetition_penalty: tokens that the row has already lose by this factor.
+        no_repeat_ngram_size: no row holds the same so many tokens twice.
+        min_new_tokens: the model's own last token is not taken before so many.
         seed: of the random numbers; None for a new one, which the result names.
         texts: a row ends once its text holds one of these.
         tokens: ids that end a row.
@@ -45,6 +49,10 @@ class Settings:
     temperature: float
     top_p: float | None
     top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    min_new_tokens: int | None
     seed: int | None
     texts: tuple[str, ...]
     tokens: tuple[int, ...]
@@ -68,21 +76,37 @@ def settings(run: str, generate: Generate, argument: Callable[[JsonValue], objec
             raise BadArgument(f"generation '{run}': {name} is known before the job runs; found a computed value")
         return found
 
-    most = given("max_new_tokens")
-    temperature, top_p, top_k, seed = (given(name) for name in ("temperature", "top_p", "top_k", "seed"))
-    _need(run, "max_new_tokens", most, type(most) is int and most >= 1, "an integer from 1")
-    _need(run, "temperature", temperature, _number(temperature, 0, math.inf), "0 (the likeliest token) or above")
-    _need(run, "top_p", top_p, top_p is None or (_number(top_p, 0, 1) and top_p != 0), "a number above 0 and up to 1")
-    _need(run, "top_k", top_k, top_k is None or (type(top_k) is int and top_k >= 1), "an integer from 1")
-    good = seed is None or (type(seed) is int and 0 <= seed < SEEDS)
-    _need(run, "seed", seed, good, "an integer from 0 and below 2**63")
+    def number(name: str, good: Callable[[float], bool], works: str) -> float | None:
+        found = given(name)
+        fine = found is None or (_number(found, -math.inf, math.inf) and good(found))  # type: ignore[arg-type]
+        _need(run, name, found, fine, works)
+        return None if found is None else float(found)  # type: ignore[arg-type]
+
+    def integer(name: str, least: int, below: float, works: str) -> int | None:
+        found = given(name)
+        fine = found is None or (isinstance(found, int) and type(found) is int and least <= found < below)
+        _need(run, name, found, fine, works)
+        return found if isinstance(found, int) else None
+
+    most = integer("max_new_tokens", 1, math.inf, "an integer from 1")
+    temperature = number("temperature", lambda one: one >= 0, "0 (the likeliest token) or above")
+    if most is None or temperature is None:
+        raise BadArgument(f"generation '{run}': max_new_tokens and temperature are numbers; found null")
+    least = integer("min_new_tokens", 0, most + 1, f"an integer from 0 and up to max_new_tokens, {most},")
     texts, tokens = _stops(run, given("stop"))
-    assert isinstance(most, int)
-    assert isinstance(temperature, int | float)
-    assert isinstance(top_p, int | float | None)
-    assert isinstance(top_k, int | None)
-    assert isinstance(seed, int | None)
-    return Settings(most, float(temperature), None if top_p is None else float(top_p), top_k, seed, texts, tokens)
+    return Settings(
+        max_new_tokens=most,
+        temperature=temperature,
+        top_p=number("top_p", lambda one: 0 < one <= 1, "a number above 0 and up to 1"),
+        top_k=integer("top_k", 1, math.inf, "an integer from 1"),
+        min_p=number("min_p", lambda one: 0 <= one <= 1, "a number from 0 to 1"),
+        repetition_penalty=number("repetition_penalty", lambda one: one > 0, "a number above 0 (1 changes nothing)"),
+        no_repeat_ngram_size=integer("no_repeat_ngram_size", 1, math.inf, "an integer from 1"),
+        min_new_tokens=least,
+        seed=integer("seed", 0, SEEDS, "an integer from 0 and below 2**63"),
+        texts=texts,
+        tokens=tokens,
+    )
 
 
 def _need(run: str, name: str, found: object, good: bool, works: str) -> None:

@@ -111,6 +111,10 @@ class Generate(Frozen):
     temperature: Arg = 0
     top_p: Arg = None
     top_k: Arg = None
+    min_p: Arg = None
+    repetition_penalty: Arg = None
+    no_repeat_ngram_size: Arg = None
+    min_new_tokens: Arg = None
     seed: Arg = None
     stop: Arg = None
 

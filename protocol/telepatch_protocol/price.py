@@ -7,7 +7,7 @@ bounds costs nothing here; the worker looks at every value again while it runs.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from telepatch_protocol.card import ModelCard
@@ -120,12 +120,27 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: 
     return replace(found, peak=max(_peak(scope, kept, inside, flowing), activations + _peak(scope, kept, {}, flowing)))
 
 
+def generations(scope: Scope, card: ModelCard) -> Iterator[tuple[int, int]]:
+    """Rows and positions at the end, with its prompt, of every generation in a scope; the unknown counts as one."""
+    for node in scope.order:
+        if isinstance(node, Generating):
+            yield _read(node, scope, card, 1)
+        for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
+            for body in scope.bodies.get(name, {}).values():
+                yield from generations(body, card)
+
+
 def _cache(node: Generating, scope: Scope, card: ModelCard) -> int:
     """Bytes of what a generation keeps of all that it has read, at its end."""
-    bodies, counts = scope.bodies[node.id], scope.counts[node.id]
-    first = bodies[FIRST].inputs[node.invoke.id]
-    longest = _known(first.length, card.limits.max_positions) + sum(counts.values()) - 1
-    return _known(first.rows, 1) * min(longest, card.limits.max_positions) * card.cache_bytes
+    rows, positions = _read(node, scope, card, card.limits.max_positions)
+    return rows * positions * card.cache_bytes
+
+
+def _read(node: Generating, scope: Scope, card: ModelCard, unknown: int) -> tuple[int, int]:
+    """Rows of a generation, and positions that it has read at its end; the last token is never read."""
+    first = scope.bodies[node.id][FIRST].inputs[node.invoke.id]
+    longest = _known(first.length, unknown) + sum(scope.counts[node.id].values()) - 1
+    return _known(first.rows, 1), min(longest, card.limits.max_positions)
 
 
 def _at_once(node: Node, scope: Scope) -> int:

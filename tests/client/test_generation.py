@@ -34,12 +34,14 @@ ALWAYS = {"tokens": "int64 (1, ?)", "lengths": "int64 (1)", "reasons": "int64 (1
 
 
 def test_a_generation_sends_its_settings_and_always_brings_its_tokens_back(model: Model, card: ModelCard) -> None:
-    with model.generate("Hello", max_new_tokens=9, temperature=0.5, top_p=0.9, top_k=5, seed=3, stop=7) as t:
+    later = {"min_p": 0.1, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
+    with model.generate("Hello", max_new_tokens=9, temperature=0.5, top_p=0.9, top_k=5, seed=3, stop=7, **later) as t:
         pass
     (run,) = t.graph.runs
     assert run.generate is not None
     found = {name: t.graph.constants[str(value)[1:]] for name, value in dict(run.generate).items()}
-    assert found == {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "stop": 7}
+    assert found == {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "stop": 7} | later
+    assert t.graph.protocol == (1, 1)
     assert run.each is None
     assert saved(t, card) == ALWAYS
 

@@ -330,7 +330,8 @@ GROUP.without(
     "beam search, num_return_sequences and other generation_config",
     "model.generate(PROMPT, num_beams=4)",
     "Rows of many people share one decode loop, whose settings are those of single rows.",
-    "`temperature`, `top_p`, `top_k`, `seed`, `stop`, `max_new_tokens` per input; several samples are several invokes.",
+    "`temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`, `no_repeat_ngram_size`, `seed`, `stop`, "
+    "`min_new_tokens`, `max_new_tokens` per input; several samples are several invokes.",
 )
 
 

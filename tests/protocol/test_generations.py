@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from telepatch_protocol import wire
@@ -17,10 +20,13 @@ from telepatch_protocol.errors import (
     TooLarge,
     UnknownName,
     UnknownSite,
+    VersionError,
 )
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
+from telepatch_protocol.versions import needed
 
+GOLDEN = Path(__file__).parents[1] / "wire" / "1.1"
 PROMPT = [1, 2, 3, 4, 5]
 
 
@@ -53,7 +59,7 @@ def document(each=None, nodes=(), saves=None, *, ids=PROMPT, more_runs=(), **set
     }
     return wire.from_dict(
         {
-            "protocol": [1, 0],
+            "protocol": [1, 1],
             "model": {"id": "tiny"},
             "runs": [run, *more_runs],
             "nodes": list(nodes),
@@ -203,6 +209,10 @@ def test_the_price_has_the_prompt_every_token_the_cache_and_what_is_stacked(card
         ({"top_k": 0}, "top_k is 0; an integer from 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; an integer from 1"),
         ({"max_new_tokens": 61}, "61 tokens after a prompt of 5; .* 64 positions, so max_new_tokens of at most 60"),
+        ({"min_p": 1.5}, "min_p is 1.5; a number from 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; a number above 0"),
+        ({"no_repeat_ngram_size": 1.5}, "no_repeat_ngram_size is 1.5; an integer from 1"),
+        ({"min_new_tokens": 99}, r"min_new_tokens is 99; an integer from 0 and up to max_new_tokens, \d+"),
         ({"seed": 1.5}, "seed is 1.5; an integer"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
@@ -420,3 +430,12 @@ def test_generations_that_go_on_together_are_priced_together(card):
     one = price(check(document(), cached), cached).peak_bytes
     both = price(check(document(more_runs=[other]), cached), cached).peak_bytes
     assert both >= one + 12_000
+
+
+def test_settings_that_came_later_need_a_document_that_says_so():
+    text = (GOLDEN / "sampling.json").read_text()
+    graph = wire.decode(text)
+    assert json.loads(graph.to_json()) == json.loads(text)
+    assert needed(graph) == (1, 1)
+    with pytest.raises(VersionError, match=r"min_p, .* are there since \[1, 1\]"):
+        wire.from_dict({**json.loads(text), "protocol": [1, 0]})

@@ -36,7 +36,7 @@ def run(prompt, new=8, *, id="r", invoke="x", each=None, **settings):
 
 def task(runs, saves, nodes=(), id="job", model=GPT2, **more):
     own = {name: more.pop(name) for name in ("attachment", "results", "tokens") if name in more}
-    document = {"protocol": [1, 0], "model": {"id": model}, "runs": runs, "nodes": list(nodes), "saves": saves, **more}
+    document = {"protocol": [1, 1], "model": {"id": model}, "runs": runs, "nodes": list(nodes), "saves": saves, **more}
     return Task(id, from_dict(document), **own)
 
 
@@ -590,3 +590,29 @@ def test_a_write_at_a_standard_port_of_one_generation_leaves_its_neighbours_alon
     together = saved(gpt2, *jobs)
     assert together[0]["tokens"].tolist() == saved(gpt2, jobs[0])["tokens"].tolist()
     assert together[1]["tokens"].tolist() == plain(gpt2, ids(13), 8)[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 9},
+        {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3, "min_new_tokens": 5},
+    ],
+)
+def test_penalties_and_least_lengths_are_those_of_transformers_in_any_company(gpt2, saved, monkeypatch, settings):
+    prompt = ids(7, rows=2)
+    eos = plain(gpt2, prompt, 12)[0][0][3]
+    monkeypatch.setattr(gpt2.loaded.module.generation_config, "eos_token_id", eos)
+    given = torch.tensor(prompt)
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 256, **settings}
+    made = gpt2.loaded.module.generate(given, attention_mask=torch.ones_like(given), **options)[:, 7:]
+    found, other, _ = saved(
+        gpt2,
+        task([run(prompt, 12, **settings)], {**TOKENS, "n": "$r.lengths"}),
+        task([run(prompt, 12)], {**TOKENS, "n": "$r.lengths"}, id="without"),
+        task([run(ids(11, 3), 12, repetition_penalty=2.0)], TOKENS, id="stranger"),
+    )
+    assert found["tokens"].tolist() == made.tolist()
+    assert found["tokens"].tolist() != other["tokens"].tolist()

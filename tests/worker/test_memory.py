@@ -11,7 +11,7 @@ import torch
 
 from telepatch_worker.cards import LoadError, read_card
 from telepatch_worker.load import load
-from telepatch_worker.memory import Space, _container_room, free_memory, stored_counts
+from telepatch_worker.memory import Space, _container_room, free_memory, room_for_caches, stored_counts
 from telepatch_worker.random_weights import build
 from telepatch_worker.sources import prepare
 
@@ -61,3 +61,10 @@ def test_free_memory_is_what_the_system_or_the_container_leaves(tmp_path):
     assert _container_room(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     assert _container_room(tmp_path) == 700
+
+
+def test_caches_take_a_part_of_what_is_free_and_nobody_guesses_where_the_system_does_not_say(monkeypatch):
+    monkeypatch.setattr("telepatch_worker.memory.free_memory", lambda device: 1000)
+    assert (room_for_caches(CPU), room_for_caches(torch.device("cuda"))) == (250, 500)
+    monkeypatch.setattr("telepatch_worker.memory.free_memory", lambda device: None)
+    assert room_for_caches(CPU) is None

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.worker.generating import plain
 
 from telepatch_broker.blobs import DirectoryBlobs, chunks_of
 from telepatch_broker.connection import connect
@@ -35,6 +36,7 @@ from telepatch_protocol.jobs import ENDED, new_job_id
 from telepatch_protocol.tensors import Tensor
 from telepatch_worker import evaluate, results
 from telepatch_worker.engine import BatchLimits
+from telepatch_worker.floor import Floor
 from telepatch_worker.service import card_of, housekeeping
 from telepatch_worker.serving import Serving
 from telepatch_worker.settings import Settings
@@ -65,6 +67,11 @@ class Desk:
         graph = self.build.graph(MODEL, {"a": ids}, *(nodes or [self.logits]), options={"exact": alone}, **more)
         own.setdefault("document", graph.to_json().encode())
         return NewJob(new_job_id(), "ada", MODEL, alone=alone, **own)
+
+    def generation(self, ids: list[int], new: int) -> NewJob:
+        run = {"id": "r", "generate": {"max_new_tokens": new}, "invokes": [{"id": "a", "ids": ids}]}
+        graph = self.build.graph(MODEL, {}, runs=[run], saves={"tokens": "$r.tokens"})
+        return self.job(document=graph.to_json().encode())
 
     @property
     def logits(self) -> dict[str, Any]:
@@ -375,16 +382,59 @@ async def test_a_batch_that_does_not_end_in_time_goes_back_to_the_queue(desk, sl
         assert set((await desk.ended(job.id)).values()) == {"completed"}
 
 
-async def test_a_mistake_of_ours_leaves_the_job_to_the_next_try(desk, monkeypatch):
-    plain, calls = desk.engine.run, []
+async def test_a_trace_does_not_wait_for_somebodys_generation_and_a_generation_joins_it(desk, monkeypatch):
+    """The first generation goes on until both others have ended."""
+    sizes, over = [], asyncio.Event()
+    whole = desk.engine.model.whole
 
-    def run(tasks, **options):
-        calls.append(len(tasks))
+    def counted(inputs, *args, **kwargs):
+        sizes.append(inputs["input_ids"].shape[0])
+        time.sleep(0 if over.is_set() else 0.01)
+        return whole(inputs, *args, **kwargs)
+
+    monkeypatch.setattr(desk.engine.model, "whole", counted)
+    long, trace, short = desk.generation(A, 100), desk.job(), desk.generation(B, 3)
+    async with desk.worker():
+        await desk.submit(long)
+        while len(sizes) < 3:
+            await asyncio.sleep(0.001)
+        await desk.submit(trace, short)
+        await desk.ended(trace.id, short.id)
+        over.set()
+        await desk.ended(long.id)
+    client = connect(desk.url)
+    events = [one for one in await EventLog(client).read("ada", START) if one.type == "completed"]
+    await client.aclose()
+    assert events[-1].job == long.id
+    assert max(sizes) == 2
+    assert len(sizes) == 100 + 1  # a forward over the second prompt is the only one of its own
+    expected = desk.engine.run([desk.build.task(MODEL, {"a": A}, desk.logits)])[0].saved["l"]
+    assert torch.allclose((await desk.values(trace.id))["l"], expected, atol=1e-5)
+    for job, ids, new in ((long, A, 100), (short, B, 3)):
+        assert (await desk.values(job.id))["tokens"].tolist() == plain(desk.engine, [ids], new)[0]
+
+
+async def test_asked_to_stop_it_finishes_the_generations_that_it_began(desk, monkeypatch):
+    monkeypatch.setattr(desk.engine, "limits", BatchLimits(rows=1))
+    begun, waits = desk.generation(A, 100), desk.generation(B, 100)
+    await desk.submit(begun, waits)
+    async with desk.worker() as serving:
+        await desk.until(begun.id, "running")
+        await asyncio.sleep(0.05)
+        serving.stop()
+    assert [await desk.state(one.id) for one in (begun, waits)] == ["completed", "queued"]
+
+
+async def test_a_mistake_of_ours_leaves_the_job_to_the_next_try(desk, monkeypatch):
+    plain, calls = Floor.turn, []
+
+    def turn(self):
+        calls.append(len(self.jobs))
         if len(calls) == 1:
             raise KeyError("a mistake")
-        return plain(tasks, **options)
+        plain(self)
 
-    monkeypatch.setattr(desk.engine, "run", run)
+    monkeypatch.setattr(Floor, "turn", turn)
     job = desk.job()
     async with desk.worker(worker_lease_seconds=0.5):
         await desk.submit(job)

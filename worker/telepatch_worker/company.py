@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
@@ -68,7 +68,8 @@ class Member:
     def __init__(self, generation: Generation, guest: Guest, stopper: Stopper, padding: int) -> None:
         self.generation = generation
         self.guest = guest
-        self.sampler = None if generation.sampling.greedy else Sampler(generation.sampling)
+        plain = generation.sampling.plain
+        self.sampler = None if plain else Sampler(generation.sampling, generation.prompt.cpu(), stopper.eos)
         self.step = 0
         self.next = generation.prompt
         self._stopper = stopper
@@ -104,6 +105,8 @@ class Member:
         if found is not tokens:
             tokens = self._checked(found, card)
         self.next = tokens[:, None]
+        if self.sampler is not None:
+            self.sampler.saw(tokens)
         for row, token in enumerate(tokens.tolist()):
             if self._reasons[row] is None:
                 self._tokens[row].append(token)
@@ -148,12 +151,14 @@ class Company:
         members: in the order of their rows.
         past: what they have read.
         open: whether others may join.
+        kind: only those of the same kind may.
     """
 
-    def __init__(self, members: Sequence[Member], past: Past, *, open: bool) -> None:
+    def __init__(self, members: Sequence[Member], past: Past, *, open: bool, kind: Hashable = None) -> None:
         self.members = list(members)
         self.past = past
         self.open = open
+        self.kind = kind
 
     def tokens(self) -> torch.Tensor:
         """The next token of every row."""
@@ -186,7 +191,8 @@ class Company:
 
     def takes(self, other: Company, *, equal: bool) -> bool:
         """Whether another company can join this one; `equal` where only rows of one length share a cache."""
-        return self.open and other.open and (not equal or self.past.lengths[0] == other.past.lengths[0])
+        alike = self.open and other.open and self.kind == other.kind
+        return alike and (not equal or self.past.lengths[0] == other.past.lengths[0])
 
     def join(self, other: Company) -> None:
         """Take in all members of another."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,8 +29,21 @@ Dropped = Callable[[], Collection[Job]]
 """Asked between forwards and at their sites: the owners that shall leave. They know why, and are not told."""
 
 
+Around = Callable[[Hashable], AbstractContextManager[object]]
+"""What a forward of those of one kind needs around it."""
+
+
 class _Deserted(Exception):
     """Everybody has left this forward."""
+
+
+@dataclass(frozen=True)
+class _Beginners:
+    """Those who read their prompts together."""
+
+    members: list[Member]
+    alone: bool
+    kind: Hashable
 
 
 class Decoder:
@@ -37,7 +52,8 @@ class Decoder:
     Args:
         model: the model, interleaved.
         loaded: the same model, as it was loaded.
-        room: how much goes on at once; a unit that is too big for it runs when nothing else does.
+        room: how much goes on at once; a unit of too many rows or tokens runs when nothing else does.
+        around: entered around the forwards of each kind.
 
     Raises:
         NotYetSupported: the model is an encoder, or takes no cache.
@@ -49,7 +65,9 @@ class Decoder:
         ...     decoder.turn(dropped)
     """
 
-    def __init__(self, model: Interleaved, loaded: Loaded, room: Room | None = None) -> None:
+    def __init__(
+        self, model: Interleaved, loaded: Loaded, room: Room | None = None, around: Around = nullcontext
+    ) -> None:
         if loaded.card.kind != "causal":
             raise NotYetSupported(f"model '{loaded.card.id}' is an encoder: it does not generate; a trace of it works")
         assert isinstance(loaded.module, PreTrainedModel)
@@ -59,18 +77,20 @@ class Decoder:
         self._model = model
         self._loaded = loaded
         self._card = loaded.card
-        self._lobby = Lobby(room or Room())
+        self.lobby = Lobby(room or Room())
+        self._around = around
         self._head = Head(loaded.module)
         self._positions = "position_ids" in parameters_of(loaded.module)
         self._eos = eos_of(loaded.module)
         self._pad = padding_of(loaded)
         self._guests: dict[int, Guest] = {}
         self._companies: list[Company] = []
+        self._swept: list[Job] = []
 
     @property
     def busy(self) -> bool:
         """Whether anything is left to do."""
-        return bool(self._companies) or not self._lobby.empty
+        return bool(self._companies) or not self.lobby.empty
 
     def price(self, generation: Generation) -> int:
         """Bytes that the cache of a generation takes at its end."""
@@ -78,7 +98,9 @@ class Decoder:
         positions = min(length + generation.ending.max_new_tokens, self._card.limits.max_positions + 1)
         return past_bytes(self._module.config, self._loaded.dtype, rows, positions)
 
-    def add(self, owner: Owner, generations: Sequence[Generation], *, alone: bool = False) -> None:
+    def add(
+        self, owner: Owner, generations: Sequence[Generation], *, alone: bool = False, kind: Hashable = None
+    ) -> None:
         """Take in generations of one owner: they begin together, at a turn that has room for them.
 
         They take their steps together, in one forward, wherever the model lets them (`sharing`).
@@ -87,32 +109,41 @@ class Decoder:
             owner: whose they are.
             generations: of names that none of its other generations has.
             alone: whether nobody else may be in their forwards.
+            kind: only those of the same kind share forwards.
 
         Raises:
             BadArgument: a prompt or a setting cannot work for this model, or a name is taken.
+            TooLarge: their caches take more bytes than there are.
         """
         self._check(owner, generations)
+        taken = sum(self.price(one) for one in generations)
+        self.lobby.room.refuse_too_big(taken)
         guest = self._guests.setdefault(id(owner), Guest(owner))
         members = tuple(Member(one, guest, self._stopper(one), self._pad) for one in generations)
-        self._lobby.add(Unit(members, alone, sum(self.price(one) for one in generations)))
+        self.lobby.add(Unit(members, alone, taken, kind))
 
-    def turn(self, dropped: Dropped = tuple) -> None:
-        """Let everybody who runs take one step, then let in those for whom there is room."""
+    def turn(self, dropped: Dropped = tuple) -> Sequence[Job]:
+        """Let everybody who runs take one step, then let in those for whom there is room.
+
+        Returns:
+            The owners that have failed for what was raised while they shared a forward: any of them may be the cause.
+        """
+        self._swept = []
         self._drop(dropped())
         for company in self._companies:
-            self._step(company, dropped)
+            self._guarded(company.members, company.kind, partial(self._step, company, dropped))
+            company.part()
         self._companies = [company for company in self._companies if company.members]
-        for members, alone in self._forwards(self._lobby.admit()):
-            begun = self._begin(members, dropped, alone=alone)
-            if begun is not None:
-                self._seat(begun)
+        for one in self._forwards(self.lobby.admit()):
+            self._guarded(one.members, one.kind, partial(self._begin, one, dropped))
         self._forget()
+        return self._swept
 
     # Coming and going
 
     def _check(self, owner: Owner, generations: Sequence[Generation]) -> None:
         names = [one.name for one in generations]
-        known = [member.name for unit in self._lobby for member in unit.members if member.guest.owner is owner]
+        known = [member.name for unit in self.lobby for member in unit.members if member.guest.owner is owner]
         if not names or len({*names, *known}) < len(names) + len(known):
             raise BadArgument(f"generations of one owner need names of their own; found {[*known, *names]}")
         for one in generations:
@@ -129,16 +160,19 @@ class Decoder:
             guest.left = True
         return found
 
-    def _forwards(self, units: Iterable[Unit]) -> list[tuple[list[Member], bool]]:
-        """The members that read their prompts together, and whether they stay alone."""
-        shared: list[Member] = []
-        found: list[tuple[list[Member], bool]] = []
+    def _forwards(self, units: Iterable[Unit]) -> list[_Beginners]:
+        """The members that read their prompts together."""
+        shared: dict[Hashable, list[Member]] = {}
+        found: list[_Beginners] = []
         for unit in units:
             if unit.alone:
-                found += [(members, True) for members in self._alike(unit.members)]
+                found += [_Beginners(members, True, unit.kind) for members in self._alike(unit.members)]
             else:
-                shared += unit.members
-        return found + [(members, self.sharing == "alone") for members in self._alike(shared)]
+                shared.setdefault(unit.kind, []).extend(unit.members)
+        alone = self.sharing == "alone"
+        return found + [
+            _Beginners(alike, alone, kind) for kind, members in shared.items() for alike in self._alike(members)
+        ]
 
     def _alike(self, members: Sequence[Member]) -> list[list[Member]]:
         """Those that the model lets share a forward."""
@@ -151,34 +185,49 @@ class Decoder:
 
     def _seat(self, begun: Company) -> None:
         for company in self._companies:
-            if company.takes(begun, equal=self.sharing == "equal"):
-                company.join(begun)
+            if company.members and company.takes(begun, equal=self.sharing == "equal"):
+                both = [*company.members, *begun.members]
+                self._guarded(both, company.kind, partial(company.join, begun))
+                company.part()
                 return
         self._companies.append(begun)
 
     def _forget(self) -> None:
         """Let go of guests none of whose generations is left."""
-        kept = {id(member.guest.owner) for unit in self._lobby for member in unit.members if not member.over}
+        kept = {id(member.guest.owner) for unit in self.lobby for member in unit.members if not member.over}
         self._guests = {key: guest for key, guest in self._guests.items() if key in kept}
 
     # Forwards
 
-    def _begin(self, members: Sequence[Member], dropped: Dropped, *, alone: bool) -> Company | None:
-        """The forward over prompts, and the company of those that go on from it."""
-        present = [member for member in members if not member.over]
+    def _guarded(self, members: Sequence[Member], kind: Hashable, action: Callable[[], object]) -> None:
+        """Do something for all of these; what is raised fails them all, and nobody else."""
+        try:
+            with self._around(kind):
+                action()
+        except Exception as error:
+            present = {member.guest for member in members if not member.guest.left}
+            if len(present) > 1:
+                self._swept += [guest.owner for guest in present]
+            for guest in present:
+                guest.fail(bare(as_job_error(error, "the model")))
+
+    def _begin(self, beginners: _Beginners, dropped: Dropped) -> None:
+        """The forward over prompts; those that go on from it are seated."""
+        present = [member for member in beginners.members if not member.over]
         if not present:
-            return None
+            return
         batch = pack(dict(enumerate(member.next for member in present)), self._card, self._loaded.device, pad=self._pad)
         cache = new_cache(self._module)
         inputs = {**batch.inputs, "use_cache": True, self._cache_name: cache}
         if any(rows.length != rows.padded for rows in batch.rows.values()):
             inputs["attention_mask"] = _real(batch.rows.values()).to(self._loaded.device)
         if not self._forward(present, inputs, batch.rows, dropped):
-            return None
+            return
         lengths = [member.prompt_length for member in present for _ in range(member.rows)]
-        company = Company(present, Past(cache, lengths), open=not alone)
+        company = Company(present, Past(cache, lengths), open=not beginners.alone, kind=beginners.kind)
         company.part()
-        return company if company.members else None
+        if company.members:
+            self._seat(company)
 
     def _step(self, company: Company, dropped: Dropped) -> None:
         """The forward over the last token of every member."""
@@ -217,10 +266,6 @@ class Decoder:
         try:
             output = self._model.whole({**inputs, **narrowed}, parts, watch, watched=max(ends) > 1)
         except _Deserted:
-            return False
-        except Exception as error:
-            for guest in guests:
-                guest.fail(bare(as_job_error(error, "the model")))
             return False
         self._sample(members, layout, self._head.last(output.logits, ends, narrowed))
         return True

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from telepatch_protocol.check import exact
-from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.price import generations
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
-from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack, worthwhile
+from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
-from telepatch_worker.decoding import decode
+from telepatch_worker.decoding import Generations, Kind, generating
+from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
+from telepatch_worker.floor import Floor
 from telepatch_worker.inputs import Given, TokenInput
 from telepatch_worker.interleave import Interleaved
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
+from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.requests import Backward, Decode, Forward
+from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.seating import Doors, Seated, seated, seats_for
-from telepatch_worker.trouble import as_job_error, bare, is_memory
 
-__all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Settled", "Task"]
+__all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Passes", "Settled", "Task"]
 
 _Key = tuple[int, str]
 """An input of a forward: whose, by number, and its name there."""
-
-Progress = Callable[[str, int, int], None]
-"""Told the id of a job, how many of its forwards are done, and how many there are."""
-
-Values = Callable[[str, dict[str, Any]], None]
-"""Told the id of a job, and small values of it as they come: tokens of its generations, and what it emits."""
 
 
 @dataclass(frozen=True)
@@ -76,81 +74,13 @@ class Passes:
     share: bool = True
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        id: of the job.
-        saved: tensors by name, on the model's device; None where it failed.
-        error: why it failed; None where it did not.
-        warnings: what is allowed but surely not meant.
-        seconds: time it took, that of shared forwards included.
-    """
-
-    id: str
-    saved: dict[str, torch.Tensor] | None
-    error: TelepatchError | None = None
-    warnings: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def record(self) -> ErrorRecord | None:
-        """The error as data."""
-        return None if self.error is None else self.error.record()
-
-
-def _quiet(job: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def _unseen(job: str, values: dict[str, Any]) -> None:
-    """Values that nobody watches."""
-
-
-def _unkept(job: str, checkpoints: bytes, seconds: float) -> None:
-    """Checkpoints that nobody keeps."""
-
-
-def _unheard(outcome: Outcome) -> None:
-    """An end that nobody waits for."""
-
-
-def _always() -> bool:
-    """Go on."""
-    return True
-
-
-class Settled:
-    """How jobs ended, as far as they have."""
-
-    def __init__(self, ended: Callable[[Outcome], None]) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self._ended = ended
-
-    def add(self, outcome: Outcome) -> None:
-        """One more."""
-        self.outcomes[outcome.id] = outcome
-        self._ended(outcome)
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Whom a batch talks to."""
-
-    cancelled: Callable[[], set[str]]
-    progress: Progress
-    values: Values
-    keep: Keep
-    settled: Settled
-
-
 class Engine:
     """Runs jobs on one loaded model. One call of `run` at a time.
 
     Args:
         loaded: the model.
         limits: of one forward.
+        cache_bytes: of keys and values of all generations at once; None for no limit.
         passes: what is left out of forwards, because it comes to the same.
 
     Example:
@@ -161,9 +91,17 @@ class Engine:
         torch.Size([1, 257])
     """
 
-    def __init__(self, loaded: Loaded, limits: BatchLimits | None = None, *, passes: Passes | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: BatchLimits | None = None,
+        *,
+        cache_bytes: int | None = None,
+        passes: Passes | None = None,
+    ) -> None:
         self._passes = passes or Passes()
         self._doors = Doors(loaded.card)
+        self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
@@ -175,11 +113,11 @@ class Engine:
         tasks: Sequence[Task],
         *,
         cancelled: Callable[[], set[str]] = set,
-        progress: Progress = _quiet,
-        values: Values = _unseen,
-        keep: Keep = _unkept,
-        ended: Callable[[Outcome], None] = _unheard,
-        proceed: Callable[[], bool] = _always,
+        progress: Progress = quiet,
+        values: Values = unseen,
+        keep: Keep = unkept,
+        ended: Callable[[Outcome], None] = unheard,
+        proceed: Callable[[], bool] = always,
     ) -> list[Outcome]:
         """Run jobs, in as few forwards as they and the limits allow.
 
@@ -197,14 +135,17 @@ class Engine:
         """
         if len({task.id for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same id")
-        settled = Settled(ended)
-        desk = Desk(cancelled, progress, values, keep, settled)
-        plans = [plan for task in tasks if (plan := self._planned(task, settled)) is not None]
-        for group in groups(plans, tokens=self.limits.tokens, rows=self.limits.rows):
-            if not proceed():
-                break
-            self._settle(group, desk, self.limits)
-        return [settled.outcomes[task.id] for task in tasks if task.id in settled.outcomes]
+        outcomes: dict[str, Outcome] = {}
+
+        def tell(outcome: Outcome) -> None:
+            outcomes[outcome.id] = outcome
+            ended(outcome)
+
+        floor = Floor(self, Desk(cancelled, progress, values, keep, Settled(tell)), proceed)
+        floor.add(tasks)
+        while floor.busy:
+            floor.turn()
+        return [outcomes[task.id] for task in tasks if task.id in outcomes]
 
     def plan(self, task: Task) -> Plan:
         """Check and price a job without running it.
@@ -212,7 +153,13 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
-        return make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        plan = make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        module = self.loaded.module
+        if plan.generates and isinstance(module, PreTrainedModel):
+            room = self.room(self.limits)
+            for rows, positions in generations(plan.checked.scope, self.card):
+                room.refuse_too_big(past_bytes(module.config, self.loaded.dtype, rows, positions + 1))
+        return plan
 
     def tokenize(self, text: str | Sequence[str]) -> list[list[int]]:
         """Token ids of a text, or of each of several: one row each, special tokens as the model expects them.
@@ -225,57 +172,6 @@ class Engine:
     def close(self) -> None:
         """Give the model back as it was loaded."""
         self.model.close()
-
-    def _planned(self, task: Task, settled: Settled) -> Plan | None:
-        try:
-            return self.plan(task)
-        except Exception as error:
-            settled.add(Outcome(task.id, None, bare(as_job_error(error))))
-            return None
-
-    def _settle(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> None:
-        """Run a batch; where it fails as a whole, or lacks memory, in halves, down to single jobs; a single one that
-        can run in smaller forwards, in those."""
-        runs: list[Running] = []
-        try:
-            runs = self._forwards(plans, desk, limits)
-        except Exception as error:
-            if len(plans) == 1 and not self._smaller(plans[0], error, desk, limits):
-                desk.settled.add(Outcome(plans[0].id, None, bare(as_job_error(error, "the model"))))
-            if len(plans) == 1:
-                return
-        for run in runs:
-            memory = run.error is not None and is_memory(run.error)
-            if memory and (len(plans) > 1 or self._smaller(run.plan, run.error, desk, limits)):
-                continue
-            warnings = (*run.plan.checked.warnings, *run.warnings)
-            desk.settled.add(Outcome(run.plan.id, run.saved, run.error, warnings, run.seconds))
-        runs.clear()
-        again = [plan for plan in plans if plan.id not in desk.settled.outcomes]
-        for part in halves(again) if len(again) > 1 else [again]:
-            if part:
-                self._settle(part, desk, limits)
-
-    def _smaller(self, plan: Plan, error: Exception | None, desk: Desk, limits: BatchLimits) -> bool:
-        """Run a job that lacked memory again in forwards of half the size, if it can."""
-        if error is None or not is_memory(error) or not plan.splits or limits.rows == 1:
-            return False
-        self._settle([plan], desk, limits.halved())
-        return True
-
-    def _forwards(self, plans: Sequence[Plan], desk: Desk, limits: BatchLimits) -> list[Running]:
-        """Some jobs from beginning to end: what all of them need next together, then what they need after that."""
-        clock = Clock()
-        runs = [self.running(plan, desk, limits, clock) for plan in plans]
-        with torch.set_grad_enabled(plans[0].grads):
-            for run in runs:
-                run.advance()
-            while any(run.wanted for run in runs):
-                self.round([run for run in runs if run.wanted], limits)
-                for run in runs:
-                    run.advance()
-                _tell(runs, desk.progress)
-        return runs
 
     def running(self, plan: Plan, desk: Desk, limits: BatchLimits, clock: Clock | None = None) -> Running:
         """A job that is about to run."""
@@ -295,19 +191,44 @@ class Engine:
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
-        """Everything that some jobs need next."""
-        wanted = [_Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
+        """Everything that some jobs need next; generations to their ends."""
+        for wanted in self.shared(runs, limits):
+            self.forward(wanted)
+        loop = self.generations()
+        for run, request, kind in generating(runs):
+            loop.add(run, request, kind)
+        while loop.busy:
+            loop.turn(self.room(limits))
+        self.backward(runs)
+
+    def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
+        """The forwards that some jobs need next, those together that share one."""
+        wanted = [Wanted(run, one) for run in runs for one in run.wanted if isinstance(one, Forward)]
         if runs[0].plan.alone:
-            batches = [[one] for one in wanted]
-        else:
-            most = worthwhile(self.loaded.device)
-            batches = pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
-        for batch in batches:
-            self._forward(batch)
-        self._decode([(run, one) for run in runs for one in run.wanted if isinstance(one, Decode)], limits)
+            return [[one] for one in wanted]
+        most = worthwhile(self.loaded.device)
+        return pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
+
+    def backward(self, runs: Sequence[Running]) -> None:
+        """The gradients that some jobs need next."""
         fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
 
-    def _forward(self, wanted: Sequence[_Wanted]) -> None:
+    def generations(self) -> Generations:
+        """A decode loop with nobody in it."""
+        return Generations(lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around))
+
+    def room(self, limits: BatchLimits) -> Room:
+        """How much is generated at once."""
+        return Room(rows=limits.rows, tokens=limits.tokens, bytes=self.cache_bytes)
+
+    @contextmanager
+    def _around(self, kind: Hashable) -> Iterator[None]:
+        """What the forwards of generations of one kind need around them."""
+        assert isinstance(kind, Kind)
+        with attention(self.loaded.module, eager=kind.eager), torch.set_grad_enabled(kind.grads):
+            yield
+
+    def forward(self, wanted: Sequence[Wanted]) -> None:
         """One forward over every invoke that takes part in it."""
         leaving = {id(run) for run in {id(one.run): one.run for one in wanted}.values() if run.stops()}
         wanted = [one for one in wanted if id(one.run) not in leaving]
@@ -316,7 +237,8 @@ class Engine:
         plan = wanted[0].run.plan
         planned = not plan.grads and not exact(plan.task.graph)
         given = {(at, name): rows for at, one in enumerate(wanted) for name, rows in one.request.inputs.items()}
-        shared = self._shared(wanted, given) if planned and self._passes.share else Seated(tuple(given), {}, {})
+        share = planned and not plan.alone and self._passes.share
+        shared = self._sharing(wanted, given) if share else Seated(tuple(given), {}, {})
         mask = any(one.run.plan.reads_engine for one in wanted)
         batch = self._batch({key: given[key] for key in shared.first}, mask=mask)
         seats, seating = seats_for(shared, batch.rows, self._doors.gates)
@@ -333,7 +255,7 @@ class Engine:
         with attention(self.loaded.module, eager=plan.eager):
             self.model.forward(batch.inputs, parts, watch, skips=planned and self._passes.skip, seating=seating)
 
-    def _shared(self, wanted: Sequence[_Wanted], given: Mapping[_Key, Given]) -> Seated[_Key]:
+    def _sharing(self, wanted: Sequence[Wanted], given: Mapping[_Key, Given]) -> Seated[_Key]:
         """Which inputs share rows, as they are the same, and until where."""
         alike = {key: one.content for key, one in given.items()}
         if len(set(alike.values())) == len(alike):
@@ -349,13 +271,6 @@ class Engine:
         tokens = {key: one.ids for key, one in given.items() if isinstance(one, TokenInput)}
         return pack(tokens, self.card, self.loaded.device, pad=self._pad, mask=mask)
 
-    def _decode(self, wanted: Sequence[tuple[Running, Decode]], limits: BatchLimits) -> None:
-        """Every generation, in steps that they share."""
-        if wanted:
-            room = Room(rows=limits.rows, tokens=limits.tokens)
-            with attention(self.loaded.module, eager=wanted[0][0].plan.eager):
-                decode(Decoder(self.model, self.loaded, room), wanted)
-
     def _text(self) -> Callable[[list[int]], str] | None:
         tokenizer = self.loaded.tokenizer
         return None if tokenizer is None else lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
@@ -367,7 +282,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """A forward that a job needs."""
 
     run: Running
@@ -387,11 +302,3 @@ class _Wanted:
     def kin(self) -> object:
         """What must be equal for another one to share the forward."""
         return self.request.kin
-
-
-def _tell(runs: Sequence[Running], progress: Progress) -> None:
-    """Say how far jobs of several forwards are."""
-    for run in runs:
-        total = run.plan.price.passes
-        if run.error is None and run.done and total > 1:
-            progress(run.plan.id, min(run.done, total), total)

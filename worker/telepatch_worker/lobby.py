@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from telepatch_protocol.errors import TooLarge
 from telepatch_worker.company import Member
 
 
@@ -16,21 +17,35 @@ class Room:
     Attributes:
         rows: of all generations.
         tokens: positions of one forward over prompts, padding included.
-        bytes: of all caches, as they will be at their ends, without padding; None for no limit.
+        bytes: of all caches, as they will be at their ends, without padding; None for no limit. What takes more by
+            itself is refused.
     """
 
     rows: int = 256
     tokens: int = 16_384
     bytes: int | None = None
 
+    def refuse_too_big(self, bytes: int) -> None:
+        """Refuse what will never fit.
+
+        Raises:
+            TooLarge: with both numbers.
+        """
+        if self.bytes is not None and bytes > self.bytes:
+            raise TooLarge(
+                f"the keys and values of a generation take {bytes:,} bytes at its end; this worker has {self.bytes:,} "
+                "for those of all generations. Generate fewer tokens, from a shorter prompt, or in fewer rows"
+            )
+
 
 @dataclass(frozen=True)
 class Unit:
-    """Generations of one owner that begin together."""
+    """Generations of one owner that begin together, and share forwards with those of the same kind."""
 
     members: tuple[Member, ...]
     alone: bool
     bytes: int
+    kind: Hashable = None
 
     @property
     def rows(self) -> int:
@@ -56,7 +71,7 @@ class Lobby:
     """
 
     def __init__(self, room: Room) -> None:
-        self._room = room
+        self.room = room
         self._waiting: deque[Unit] = deque()
         self._inside: list[Unit] = []
 
@@ -69,6 +84,11 @@ class Lobby:
     def empty(self) -> bool:
         """Whether nobody waits."""
         return not self._waiting
+
+    @property
+    def waiting(self) -> Iterator[Unit]:
+        """Those who were not let in yet."""
+        return iter(self._waiting)
 
     def add(self, unit: Unit) -> None:
         """One more."""
@@ -91,7 +111,7 @@ class Lobby:
     def _fits(self, new: Sequence[Unit]) -> bool:
         everyone = [*self._inside, *new]
         return (
-            sum(unit.rows for unit in everyone) <= self._room.rows
-            and sum(unit.rows for unit in new) * max(unit.longest for unit in new) <= self._room.tokens
-            and (self._room.bytes is None or sum(unit.bytes for unit in everyone) <= self._room.bytes)
+            sum(unit.rows for unit in everyone) <= self.room.rows
+            and sum(unit.rows for unit in new) * max(unit.longest for unit in new) <= self.room.tokens
+            and (self.room.bytes is None or sum(unit.bytes for unit in everyone) <= self.room.bytes)
         )

@@ -84,6 +84,13 @@ def _container_room(group: Path) -> int | None:
     return None if limit is None or used is None else max(0, limit - used)
 
 
+def room_for_caches(device: torch.device) -> int | None:
+    """Bytes for the keys and values of generations, of those that are free once the model is there: the rest is for
+    forwards, and on a host for whatever else runs there."""
+    free = free_memory(device)
+    return None if free is None else free // (2 if device.type == "cuda" else 4)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes free on the device; None where the system does not say."""
     if device.type == "cuda":

@@ -75,7 +75,7 @@ class Plan:
         eager: whether it names a place that exists under eager attention only.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
-        generates: whether it generates; such jobs run after those that do not.
+        generates: whether it generates; such jobs begin after those that do not.
         wrt: names of values of which gradients are asked.
         flowing: maps whose outputs go into buffers of fits only, and so are never held as a whole.
         long: whether it trains, and so may run for a long time, in turns with others.

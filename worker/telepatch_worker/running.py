@@ -25,7 +25,7 @@ CHECKPOINT_SECONDS = 10.0
 
 
 class Clock:
-    """Time of a batch: what its jobs share, apart from what each spends on its own values."""
+    """Time of jobs that run together: what they share, apart from what each spends on its own values."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -44,7 +44,7 @@ class Running:
         model: that it runs on.
         card: of the model.
         device: where values live.
-        clock: of the batch.
+        clock: of those with whom it runs.
         cancelled: tells the ids of cancelled jobs.
         rows, tokens: how much of a map runs at once.
         values: told small values as they come.
@@ -75,6 +75,8 @@ class Running:
         self._written = time.perf_counter()
         self.shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
         self.own = plan.task.spent
+        self._with_others = 0.0
+        self._since: float | None = clock.shared()
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
@@ -100,12 +102,24 @@ class Running:
     @property
     def seconds(self) -> float:
         """Time that the job has taken: its own, and that of the forwards, on earlier workers too."""
-        return self.clock.shared() + self.own
+        here = 0.0 if self._since is None else self.clock.shared() - self._since
+        return self._with_others + here + self.own
 
     @property
     def over(self) -> bool:
         """Whether it has come to its end."""
         return self.error is not None or self.saved is not None
+
+    def enter(self) -> None:
+        """From now on, what the others share counts as its time, too."""
+        if self._since is None:
+            self._since = self.clock.shared()
+
+    def leave(self) -> None:
+        """What the others do from now on does not concern it."""
+        if self._since is not None:
+            self._with_others += self.clock.shared() - self._since
+            self._since = None
 
     def advance(self) -> None:
         """Go on until the job needs something, or is over."""
@@ -228,5 +242,4 @@ class Watch:
 
     def _earliest(self) -> float:
         """Before this time no job is over its limit: what jobs spend on their own values only puts it off."""
-        clock = self._runs[0].clock
-        return clock.began + clock.spent + self._runs[0].limit - max(run.own for run in self._runs)
+        return time.perf_counter() + min(run.limit - run.seconds for run in self._runs)

@@ -30,6 +30,7 @@ from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, read_card, read_cards
 from telepatch_worker.engine import BatchLimits, Engine
 from telepatch_worker.load import Loaded, load
+from telepatch_worker.memory import room_for_caches
 from telepatch_worker.progress import Progress
 from telepatch_worker.serving import Serving
 from telepatch_worker.settings import Settings
@@ -63,7 +64,8 @@ async def serve(settings: Settings) -> None:
             return
         await registry.publish(loaded.card, loaded.tokenizer_json)
         limits = BatchLimits(tokens=settings.worker_batch_tokens, rows=settings.worker_batch_rows)
-        serving = Serving(Engine(loaded, limits), lane, worker, settings)
+        cache_bytes = settings.worker_cache_bytes or room_for_caches(loaded.device)
+        serving = Serving(Engine(loaded, limits, cache_bytes=cache_bytes), lane, worker, settings)
         with housekeeping(settings, blobs).run():
             await _live(serving, registry, _info(loaded, worker, started), stop)
     _log.info("worker_ended", worker=worker)

@@ -1,16 +1,16 @@
-"""The loop of a worker: take a batch, run it, hand in the results while the next one runs.
+"""The loop of a worker: take jobs onto the floor, give everybody there a turn, hand in results while the next one runs.
 
-Jobs that train are taken in hand beside, and have turns between the batches, until their slice of time is over.
+Jobs that train are taken in hand beside, and have turns between those of the floor, until their slice of time is over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchErro
 from telepatch_protocol.subgraphs import trains
 from telepatch_worker import results
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
+from telepatch_worker.floor import Floor
 from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
 from telepatch_worker.long import LongJob, Turns
@@ -29,12 +30,16 @@ from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
 
+T = TypeVar("T")
+
 _log = structlog.get_logger(__name__)
 _WAIT_SECONDS = 0.5
 _PAUSE_SECONDS = 1.0
 _TURN_SECONDS = 0.05
 _LONGEST_TURN_SECONDS = 1.0
 _PUT_DOWN_SECONDS = 5.0
+_LOOK_SECONDS = 0.005
+"""Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
 
 
 class Serving:
@@ -56,12 +61,14 @@ class Serving:
         self.recent = Recent(settings.worker_recent_bytes)
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
+        self._storing: set[str] = set()
         self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
         self._abandoned = False
         self._writing: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._keeper = Keeper(lane, worker, self._spawn)
+        self._floor: Floor | None = None
         self._long: Turns | None = None
         self._took = 0.0
 
@@ -70,8 +77,13 @@ class Serving:
         """How many jobs this worker has in hand."""
         return len(self._mine)
 
+    @property
+    def _on_the_floor(self) -> bool:
+        """Whether anybody is there."""
+        return self._floor is not None and self._floor.busy
+
     def stop(self) -> None:
-        """Take no more jobs, finish the batch in hand, and end."""
+        """Take no more jobs, finish those that have begun, and end."""
         self._stop.set()
 
     async def run(self) -> None:
@@ -81,6 +93,8 @@ class Serving:
         try:
             while not self._stop.is_set():
                 await self._safely(self._turn())
+            while self._on_the_floor:
+                await self._safely(self._compute())
             await self._put_down()
             while self._writing:
                 await asyncio.gather(*self._writing)
@@ -92,37 +106,48 @@ class Serving:
             self._thread.shutdown()
 
     async def _turn(self) -> None:
-        """One batch."""
+        """New jobs, if there is room for some, and a turn for everybody in hand."""
+        taken = await self._take()
+        if taken:
+            await self._receive(taken)
+        if self._on_the_floor:
+            await self._compute()
+        if self._long and not (self._on_the_floor and self._took < _TURN_SECONDS):
+            await self._long_turn(self._long)
+
+    async def _take(self) -> Sequence[TakenJob]:
+        """Jobs for which there is room beside those in hand."""
         settings = self.settings
-        taken = await self.lane.take(
+        waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
+        # results of jobs that have ended wait in memory: they count, so that there are never many
+        jobs = min(settings.worker_batch_jobs - waiting, 2 * settings.worker_batch_jobs - len(self._storing))
+        idle = not self._long and not self._on_the_floor
+        if jobs < 1 or tokens >= settings.worker_batch_tokens:
+            if idle:
+                await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
+            return ()
+        return await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=settings.worker_batch_jobs,
-            max_tokens=settings.worker_batch_tokens,
+            max_jobs=jobs,
+            max_tokens=settings.worker_batch_tokens - tokens,
             max_long=0 if self._long else 1,
             slice_seconds=settings.worker_slice_seconds,
             lease_seconds=settings.worker_lease_seconds,
-            wait_seconds=0.0 if self._long else _WAIT_SECONDS,
+            wait_seconds=_WAIT_SECONDS if idle else 0.0,
         )
-        if taken:
-            await self._batch(taken)
-        if self._long:
-            await self._long_turn(self._long)
 
-    async def _batch(self, taken: Sequence[TakenJob]) -> None:
-        """What was taken at once."""
+    async def _receive(self, taken: Sequence[TakenJob]) -> None:
+        """Take in hand what was taken at once."""
         self._mine |= {job.id: job for job in taken}
         self._lost -= self._mine.keys()
-        earlier = set(self._writing)
         try:
             tasks = [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
-            await self._compute([task for task in tasks if not trains(task.graph)])
+            await self._admit([task for task in tasks if not trains(task.graph)])
             await self._begin([task for task in tasks if trains(task.graph)])
         except BaseException:
-            for job in taken:  # their leases run out, and they are tried again, alone
-                self._mine.pop(job.id, None)
+            self._let_go(job.id for job in taken)
             raise
-        await asyncio.gather(*earlier)  # results wait in memory for at most one batch
 
     async def _task(self, job: TakenJob) -> Task | None:
         """A job with all that it needs; one that cannot be had fails alone."""
@@ -135,46 +160,48 @@ class Serving:
             self._ended(Outcome(job.id, None, as_job_error(error, "reading the job")))
             return None
 
-    async def _compute(self, tasks: Sequence[Task]) -> None:
-        """Run the engine in its thread; what ends there is handed in from here."""
-        if not tasks:
-            return
+    async def _admit(self, tasks: Sequence[Task]) -> None:
+        """Jobs that run together, onto the floor."""
+        if tasks and self._floor is None:
+            self._floor = Floor(self.engine, self._desk(), proceed=lambda: not self._stop.is_set())
+        if tasks and self._floor is not None:
+            await self._in_thread(self._floor.add, tasks)
+
+    async def _compute(self) -> None:
+        """Let the floor go on, in the engine's thread; what ends there is handed in from here."""
+        assert self._floor is not None
         began = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        run = partial(
-            self.engine.run,
-            tasks,
-            cancelled=self._leaving,
-            progress=self._from_thread(self._tell),
-            values=self._from_thread(self._streams.add),
-            ended=self._from_thread(self._ended),
-            proceed=lambda: not self._stop.is_set(),
-        )
-        await loop.run_in_executor(self._thread, run)
-        self._took = time.perf_counter() - began
+        try:
+            await self._in_thread(_turns, self._floor)
+        except BaseException:
+            self._let_go(self._floor.jobs)
+            self._floor = None
+            raise
+        self._took += time.perf_counter() - began
+
+    def _let_go(self, jobs: Iterable[str]) -> None:
+        """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
+        for job in list(jobs):
+            self._mine.pop(job, None)
+
+    async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     # Jobs that train
 
     async def _begin(self, tasks: Sequence[Task]) -> None:
         """Take jobs in hand that run in turns."""
-        loop = asyncio.get_running_loop()
-        if self._long is None:
-            desk = Desk(
-                cancelled=self._leaving,
-                progress=self._from_thread(self._tell),
-                values=self._from_thread(self._streams.add),
-                keep=self._from_thread(self._keeper.keep),
-                settled=Settled(self._from_thread(self._ended)),
-            )
-            self._long = Turns(self.engine, desk)
+        if tasks and self._long is None:
+            self._long = Turns(self.engine, self._desk())
         for task in tasks:
-            await loop.run_in_executor(self._thread, self._long.add, task)
+            assert self._long is not None
+            await self._in_thread(self._long.add, task)
 
     async def _long_turn(self, long: Turns) -> None:
-        """Let one of them go on for about as long as the others' last batch took."""
+        """Let one of them go on for about as long as the others' last turns took."""
         seconds = min(max(self._took, _TURN_SECONDS), _LONGEST_TURN_SECONDS)
         self._took = 0.0
-        job = await asyncio.get_running_loop().run_in_executor(self._thread, long.turn, seconds)
+        job = await self._in_thread(long.turn, seconds)
         if job is None:
             return
         if job.ready:
@@ -187,7 +214,7 @@ class Serving:
 
     async def _make_room(self, long: Turns, job: LongJob) -> None:
         """Write down how far a job has come, and give it back: it goes on once its owner's turn has come again."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, job.write)
+        await self._in_thread(job.write)
         if not await self._keeper.written(job.id):
             job.another_slice()
             return
@@ -202,7 +229,17 @@ class Serving:
         """Others go on with the jobs that run in turns, from where they are."""
         if self._long:
             seconds = min(_PUT_DOWN_SECONDS, self.settings.worker_stop_seconds)
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._long.put_down, seconds)
+            await self._in_thread(self._long.put_down, seconds)
+
+    def _desk(self) -> Desk:
+        """Where jobs are heard that run in the engine's thread."""
+        return Desk(
+            cancelled=self._leaving,
+            progress=self._from_thread(self._tell),
+            values=self._from_thread(self._streams.add),
+            keep=self._from_thread(self._keeper.keep),
+            settled=Settled(self._from_thread(self._ended)),
+        )
 
     def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:
         """What the engine's thread tells is heard here."""
@@ -222,6 +259,7 @@ class Serving:
             return  # not its own fault: it goes back to the queue
         if outcome.saved is not None:
             self.recent.put(outcome.id, outcome.saved)
+        self._storing.add(outcome.id)
         self._spawn(self._hand_in(outcome))
 
     def _tell(self, job: str, done: int, total: int) -> None:
@@ -244,6 +282,7 @@ class Serving:
             self._streams.forget(outcome.id)
             self._mine.pop(outcome.id, None)
             self._lost.discard(outcome.id)
+            self._storing.discard(outcome.id)
         error = None if outcome.error is None else outcome.error.code()
         person = None if job is None else job.person
         _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
@@ -311,6 +350,15 @@ class Serving:
             _log.warning("step_failed", kind=type(error).__name__, exc_info=not isinstance(error, LOST))
             if time.monotonic() - began < _PAUSE_SECONDS:
                 await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _turns(floor: Floor) -> None:
+    """Turns of the floor, as many as take no time worth speaking of."""
+    until = time.perf_counter() + _LOOK_SECONDS
+    while floor.busy:
+        floor.turn()
+        if time.perf_counter() > until:
+            break
 
 
 def _record(outcome: Outcome) -> ErrorRecord:

@@ -29,13 +29,15 @@ class Settings(Variables):
         record_seconds: how long records of jobs are kept after that.
         worker_device: where to hold the model, in place of what its card says: ``cpu``, ``cuda``, ``cuda:1``.
         worker_threads: threads of one operation on the CPU; None leaves it to PyTorch.
-        worker_batch_jobs: the most jobs taken at once.
-        worker_batch_tokens: the most tokens taken at once, and in one forward with padding.
+        worker_batch_jobs: the most jobs in hand that wait for forwards; generations that have begun do not count.
+        worker_batch_tokens: the most tokens of the jobs in hand in one turn, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
         worker_slice_seconds: how long a job that trains goes on until others that train have their turn.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
+        worker_cache_bytes: memory for the keys and values of generations; None takes half of what is free on a GPU once
+            the model is loaded, a quarter of what is free on a CPU.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
-        worker_stop_seconds: how long the batch in hand may go on once the worker is asked to end.
+        worker_stop_seconds: how long the jobs in hand may go on once the worker is asked to end.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_WORKER_"
@@ -58,6 +60,7 @@ class Settings(Variables):
     worker_batch_rows: int = Field(default=256, ge=1)
     worker_slice_seconds: float = Field(default=30.0, gt=0)
     worker_lease_seconds: float = Field(default=10.0, ge=0.5)
+    worker_cache_bytes: int | None = Field(default=None, ge=1)
     worker_recent_bytes: int = Field(default=256 * 2**20, ge=0)
     worker_stop_seconds: float = Field(default=30.0, ge=0)
 

@@ -206,6 +206,15 @@ def _generation(frame: Frame, node: Generating, settings: Settings) -> Generatio
     return Generation(
         node.invoke.id,
         prompt,
-        Sampling(settings.temperature, settings.top_p, settings.top_k, settings.seed),
+        Sampling(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            seed=settings.seed,
+            min_p=settings.min_p,
+            repetition_penalty=settings.repetition_penalty,
+            no_repeat_ngram_size=settings.no_repeat_ngram_size,
+            min_new_tokens=settings.min_new_tokens,
+        ),
         Ending(settings.max_new_tokens, settings.texts, settings.tokens),
     )

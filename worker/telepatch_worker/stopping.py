@@ -62,7 +62,8 @@ class Stopper:
                 f"this model has no tokenizer, so it cannot look for {ending.texts[0]!r}; stop at token ids"
             )
         self._ending = ending
-        self._eos = frozenset(eos if ending.eos is None else ending.eos)
+        self.eos = tuple(eos if ending.eos is None else ending.eos)
+        self._eos = frozenset(self.eos)
         self._tokens = frozenset(ending.tokens)
         self._decode = decode
         self._positions = positions
