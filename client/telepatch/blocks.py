@@ -123,6 +123,13 @@ class Block:
                 f"this {self.what} is of '{mine.card.id}', and the job that is open since {other.opened} is of "
                 f"'{other.card.id}'; a job has one model and one connection"
             )
+        adapter = other.options.adapter or other.card.adapter
+        if mine.options.adapter not in (None, adapter):
+            raise TraceError(
+                f"this {self.what} asks for the adapter {mine.options.adapter!r}, and the job that is open since "
+                f"{other.opened} runs with {adapter or 'none'}; a job has one, named by its outermost "
+                f"block: with model.session(adapter={mine.options.adapter!r})"
+            )
         assert other.block is not None
         self._builder, self._outermost = other, other.block
         both = mine.options.model_dump(), other.options.model_dump()

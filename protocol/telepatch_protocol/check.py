@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from telepatch_protocol.adapters import check_adapter
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, exact
 from telepatch_protocol.checker import Checker, starred_index
@@ -104,5 +105,6 @@ def _check_head(graph: Graph, card: ModelCard) -> None:
             f"the graph was made for revision {graph.model.revision} of '{card.id}', which now serves {card.revision}; "
             "fetch the model's card again and rebuild the graph"
         )
+    check_adapter(graph.options.adapter, card)
     if not graph.saves:
         raise BadArgument("the graph saves nothing, so running it would have no result; add a save")

@@ -358,11 +358,13 @@ class Options(Frozen):
         exact: alone, without any saving of work: bit for bit what PyTorch hooks give in float32.
         isolate: in a batch of its own; implies `exact`.
         aligned: all prompts of a run must have the same number of tokens.
+        adapter: which of the model's adapters is in force; the card says what is without one.
     """
 
     exact: bool = False
     isolate: bool = False
     aligned: bool = False
+    adapter: str | None = Field(default=None, max_length=64)
 
 
 class Graph(Frozen):

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.subgraphs import all_runs
 
-EDITS = 1
-"""The minor version since which there are edits."""
+SINCE = {"edits": 1, "adapters": 1}
+"""The minor version since which there is something, by its name."""
+
+
+def _used(graph: Graph) -> Iterator[str]:
+    """What of it a document uses."""
+    if graph.edits or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes):
+        yield "edits"
+    if graph.options.adapter is not None:
+        yield "adapters"
 
 
 def needed(graph: Graph) -> tuple[int, int]:
     """The lowest version whose readers understand the whole document."""
-    edited = bool(graph.edits) or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes)
-    return PROTOCOL[0], EDITS if edited else 0
+    return PROTOCOL[0], max((SINCE[name] for name in _used(graph)), default=0)
 
 
 def labelled(graph: Graph) -> Graph:
@@ -31,7 +40,8 @@ def check_label(graph: Graph) -> None:
     """
     version = needed(graph)
     if version > graph.protocol:
+        late = next(name for name in _used(graph) if SINCE[name] > graph.protocol[1])
         raise VersionError(
-            f"the document says protocol {list(graph.protocol)}, and edits are there since {list(version)}; "
+            f"the document says protocol {list(graph.protocol)}, and {late} are there since {list(version)}; "
             f"begin it with 'protocol': {list(version)}"
         )

@@ -11,6 +11,7 @@ import torch
 
 from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument, ErrorRecord, TelepatchError
+from telepatch_worker.adapters import Switch
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, groups, halves, order, pack, pieces, stack, worthwhile
@@ -150,6 +151,7 @@ class Engine:
         self.card = loaded.card
         self.limits = limits or BatchLimits()
         self.model = Interleaved(loaded.module)
+        self.adapters = Switch(loaded.module)
         self._pad = padding_of(loaded)
 
     def run(
@@ -249,7 +251,7 @@ class Engine:
         """Some jobs from beginning to end: what all of them need next together, then what they need after that."""
         clock = Clock()
         runs = [self.running(plan, desk, limits, clock) for plan in plans]
-        with torch.set_grad_enabled(plans[0].grads):
+        with torch.set_grad_enabled(plans[0].grads), self.adapters.set_to(plans[0].adapter):
             for run in runs:
                 run.advance()
             while any(run.wanted for run in runs):

@@ -77,7 +77,7 @@ class _Job:
         """Go on; how it ended, if it did."""
         until = time.perf_counter() + seconds
         run = self._resumed()
-        with torch.set_grad_enabled(True):
+        with torch.set_grad_enabled(True), self._engine.adapters.set_to(self._plan.adapter):
             while not run.over and time.perf_counter() < until:
                 self._go_on(run)
         self._left = time.perf_counter()
