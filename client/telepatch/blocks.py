@@ -18,6 +18,7 @@ from telepatch_protocol.graph import Graph, Options
 if TYPE_CHECKING:
     from telepatch.applying import Use
     from telepatch.lab import Lab
+    from telepatch.shown import Shown
 
 
 class TraceWarning(UserWarning):
@@ -54,6 +55,18 @@ class Block:
         """The tensors that go with the graph, as safetensors; empty where there are none."""
         found = self._outermost._tensors
         return tensors.encode(found) if found else b""
+
+    @property
+    @points_home
+    def shown(self) -> list[Shown]:
+        """What the job has shown (`telepatch.show`), as it came; waits for its end, and raises nothing if it failed.
+
+        Raises:
+            TraceError: the block is not over, or was not sent.
+        """
+        if self._builder.outcome is None:
+            raise TraceError(f"a {self.what} shows something once its job runs, which is after the outermost block")
+        return self._builder.outcome.shown()
 
     @points_home
     def __enter__(self) -> Self:

@@ -189,6 +189,14 @@ class Module(_Kinded):
     kwargs: dict[str, Arg] = Field(default_factory=dict)
 
 
+class Log(_Kinded):
+    """Small values that are told to the job's owner as soon as they are computed; it has no value itself."""
+
+    kind: Literal["log"] = "log"
+    id: Id
+    values: dict[Id, Arg] = Field(min_length=1, max_length=64)
+
+
 class Grad(_Kinded):
     """Gradients of a one-element value with respect to values; `body` may edit the backward pass."""
 
@@ -332,12 +340,12 @@ class Generating(Frozen):
     each: Each
 
 
-Written = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+Written = Annotated[Get | Set | Call | Module | Log | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
 """A node as a document holds it."""
 
-Node = Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit | Generating
+Node = Get | Set | Call | Module | Log | Grad | Map | Repeat | Cond | Fit | Generating
 
-KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
+KINDS: tuple[str, ...] = ("get", "set", "call", "module", "log", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
 
 EXECUTED: frozenset[str] = frozenset(KINDS)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.subgraphs import all_runs
+from telepatch_protocol.subgraphs import all_runs, logs_in
 
-SINCE = {"edits": 1, "adapters": 1}
+SINCE = {"edits": 1, "adapters": 1, "logs": 1}
 """The minor version since which there is something, by its name."""
 
 
@@ -19,6 +19,8 @@ def _used(graph: Graph) -> Iterator[str]:
         yield "edits"
     if graph.options.adapter is not None:
         yield "adapters"
+    if any(True for _ in logs_in(graph)):
+        yield "logs"
 
 
 def needed(graph: Graph) -> tuple[int, int]:
