@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from telepatch.optimisers import SGD, Adam, AdamW, Buffer
     from telepatch.outputs import Outputs
     from telepatch.scan import Scan
+    from telepatch.shown import Shown, show
     from telepatch.stored_edits import StoredEdit
     from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
@@ -58,6 +59,7 @@ __all__ = [
     "NotSaved",
     "Outputs",
     "Scan",
+    "Shown",
     "SlowLoop",
     "StoredEdit",
     "TelepatchError",
@@ -76,6 +78,7 @@ __all__ = [
     "map",
     "ops",
     "repeat",
+    "show",
     "tensor",
 ]
 
@@ -96,6 +99,7 @@ _HOMES = {
     "model": ("Model",),
     "outputs": ("Outputs",),
     "scan": ("Scan",),
+    "shown": ("Shown", "show"),
     "stored_edits": ("StoredEdit",),
     "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),

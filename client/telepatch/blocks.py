@@ -18,6 +18,7 @@ from telepatch_protocol.graph import Graph, Options
 if TYPE_CHECKING:
     from telepatch.applying import Use
     from telepatch.lab import Lab
+    from telepatch.shown import Shown
 
 
 class TraceWarning(UserWarning):
@@ -54,6 +55,18 @@ class Block:
         """The tensors that go with the graph, as safetensors; empty where there are none."""
         found = self._outermost._tensors
         return tensors.encode(found) if found else b""
+
+    @property
+    @points_home
+    def shown(self) -> list[Shown]:
+        """What the job has shown (`telepatch.show`), as it came; waits for its end, and raises nothing if it failed.
+
+        Raises:
+            TraceError: the block is not over, or was not sent.
+        """
+        if self._builder.outcome is None:
+            raise TraceError(f"a {self.what} shows something once its job runs, which is after the outermost block")
+        return self._builder.outcome.shown()
 
     @points_home
     def __enter__(self) -> Self:
@@ -122,6 +135,13 @@ class Block:
             raise TraceError(
                 f"this {self.what} is of '{mine.card.id}', and the job that is open since {other.opened} is of "
                 f"'{other.card.id}'; a job has one model and one connection"
+            )
+        adapter = other.options.adapter or other.card.adapter
+        if mine.options.adapter not in (None, adapter):
+            raise TraceError(
+                f"this {self.what} asks for the adapter {mine.options.adapter!r}, and the job that is open since "
+                f"{other.opened} runs with {adapter or 'none'}; a job has one, named by its outermost "
+                f"block: with model.session(adapter={mine.options.adapter!r})"
             )
         assert other.block is not None
         self._builder, self._outermost = other, other.block

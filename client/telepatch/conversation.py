@@ -158,6 +158,8 @@ class Conversation:
             self._fail(outcome, _record(event.data.get("error"), event.type, event.job), event.type)
         elif event.type in ("waiting", "queued", "running"):
             outcome.move(event.type, event.data.get("position"))
+        if event.type == "completed":
+            outcome.heard_out()
 
     def learned(self, status: JobStatus) -> None:
         """The gateway was asked how a job is."""
@@ -167,7 +169,7 @@ class Conversation:
         if status.state == "completed":
             self._complete(outcome, status.saves, None)
         elif status.state in ENDED:
-            self._fail(outcome, status.error or _record(None, status.state, status.id), status.state)
+            self._fail(outcome, status.error or _record(None, status.state, status.id), status.state, late=True)
         else:
             outcome.move(status.state, status.position)
 
@@ -210,8 +212,13 @@ class Conversation:
         self.streaming[outcome.job] = outcome  # what it has streamed may come after the news of its end
         outcome.complete(saves, result)
 
-    def _fail(self, outcome: Outcome, error: ErrorRecord, state: str = "failed") -> None:
+    def _fail(self, outcome: Outcome, error: ErrorRecord, state: str = "failed", *, late: bool = False) -> None:
+        """It ended without a result; `late` where what it has streamed may come after the news of that."""
         self.open.pop(outcome.job, None)
+        if late:
+            self.streaming[outcome.job] = outcome
+        else:
+            outcome.heard_out()
         if error.code != "cancelled" and not outcome.ended.is_set():
             self.failed[outcome.job] = outcome
         outcome.fail(error, state)

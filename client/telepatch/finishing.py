@@ -14,6 +14,7 @@ from telepatch_protocol.graph import Grad, Graph
 from telepatch_protocol.lowering import lowered
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.subgraphs import logs_in
 
 NO_EFFECT = "this write is seen by no read or save, so it has no effect"
 
@@ -29,7 +30,7 @@ def finish(builder: Builder) -> Graph:
     for scope in builder.scopes:
         _gives_something(scope)
     graph = builder.build()
-    if not graph.saves and builder.sends:
+    if not graph.saves and builder.sends and not any(True for _ in logs_in(graph)):
         raise _nothing_saved(builder)
     try:
         found = builder.checker.finish(graph, lowered(graph.runs, graph.nodes)[1])
@@ -70,7 +71,7 @@ def _gives_something(scope: Scope) -> None:
     if scope.parent is None or scope.kind in ("cond", "aside", "generate") or scope.out:
         return
     node = scope.make(scope) if scope.make is not None else None
-    if isinstance(node, Grad) and node.wrt:
+    if (isinstance(node, Grad) and node.wrt) or any(True for _ in logs_in(scope.graph())):
         return
     what = "backward() reads no gradient" if scope.kind == "grad" else f"{scope.what} saves nothing"
     hint = "call .save() on a value that is made inside, or use it after the block"

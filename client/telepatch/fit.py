@@ -48,8 +48,10 @@ class Fit(Block):
 
     what = "fit"
 
-    def __init__(self, lab: Lab | None, card: ModelCard, data: Any, settings: Mapping[str, Any]) -> None:
-        super().__init__(lab, card, Options())
+    def __init__(
+        self, lab: Lab | None, card: ModelCard, options: Options, data: Any, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__(lab, card, options)
         self._parts = Parts(settings["optimiser"].name, data if isinstance(data, Buffer) else None)
         self._given = columns_of(data)
         self._settings = dict(settings)

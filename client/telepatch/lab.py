@@ -24,6 +24,7 @@ from telepatch.prompt_tokens import TokenMemory
 from telepatch.rename import Rename
 from telepatch.scan import tried
 from telepatch.settings import Settings
+from telepatch.shown import Hear, printed
 from telepatch.stored_edits import StoredEdit, forget, store
 from telepatch.tokens import Tokens
 from telepatch.transport import Transport
@@ -47,6 +48,7 @@ def connect(
     *,
     transport: httpx.AsyncBaseTransport | None = None,
     progress: bool = True,
+    show: Hear | None = printed,
 ) -> Lab:
     """Reach a service.
 
@@ -55,6 +57,8 @@ def connect(
         api_key: the person's key; ``TELEPATCH_API_KEY`` if left out.
         transport: what carries the bytes, in place of the network.
         progress: whether long waits are shown on standard error.
+        show: called with what jobs show (`telepatch.show`) as it comes, from a thread of the connection; prints it on
+            standard error if left out, and None is for silence.
 
     Returns:
         The connection, which is also a context manager, for ``with`` and ``async with``. Nothing is sent yet.
@@ -67,17 +71,23 @@ def connect(
         >>> model = lab.model("smollm2-135m")
     """
     settings = Settings.from_environment(url=url, api_key=api_key)
-    return Lab(settings, transport=transport, progress=progress)
+    return Lab(settings, transport=transport, progress=progress, show=show)
 
 
 class Lab:
     """A connection to a service; made by `connect`."""
 
     def __init__(
-        self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None, progress: bool = True
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        progress: bool = True,
+        show: Hear | None = printed,
     ) -> None:
         self.settings = settings
         self._progress = progress
+        self._show = show
         self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
         self.token_memory = TokenMemory()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
@@ -319,7 +329,7 @@ class Lab:
         return f"<lab at {self.settings.url}, {len(self._courier.conversation.open)} jobs under way>"
 
     def _parcel(self, builder: Builder, graph: Graph) -> Parcel:
-        outcome = Outcome(builder.job, self._courier, builder.opened, builder.places)
+        outcome = Outcome(builder.job, self._courier, builder.opened, builder.places, self._show)
         self._outcomes[builder.job] = outcome
         parents = [parent.outcome for parent in builder.parents.values() if parent.outcome is not None]
         return Parcel.of(outcome, graph, builder.tensors, parents)
@@ -328,7 +338,7 @@ class Lab:
         known = self._outcomes.get(job)
         if known is not None:
             return known
-        outcome = Outcome(job, self._courier, here())
+        outcome = Outcome(job, self._courier, here(), hear=self._show)
         outcome.state = "asked"
         self._outcomes[job] = outcome
         self._courier.follow(outcome)

@@ -24,6 +24,7 @@ from telepatch.session import Session
 from telepatch.sweeps import PROMPT, Each, Sweep
 from telepatch.tokens import TokenRows
 from telepatch.trace import Trace, one_form
+from telepatch_protocol.adapters import check_adapter
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Options
@@ -77,6 +78,7 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        adapter: str | None = None,
         edits: Any = None,
     ) -> Trace:
         """A block whose body reads, computes and writes inside the model.
@@ -94,6 +96,8 @@ class Model(ModuleView):
             exact: run alone, without saving any work: in float32 bit for bit what PyTorch hooks give.
             isolate: run in a batch of its own.
             aligned: refuse inputs that differ in number of tokens.
+            adapter: the name of an adapter of this model (``model.card.adapters``) that is in force in the job; left
+                out for the model as it is.
             edits: what every input runs with: names of edits that are stored, edits that `edit` made, or either with
                 arguments, as in ``[e, "clip", ("steer", {"scale": 2.0})]``. They are applied in that order, and before
                 what the block itself reads and writes at the same site.
@@ -106,7 +110,7 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        options = self._options(exact=exact, isolate=isolate, aligned=aligned, adapter=adapter)
         return self._named(Trace(self._lab, self.card, options, form), edits)
 
     @points_home
@@ -129,6 +133,7 @@ class Model(ModuleView):
         stop: Any = None,
         exact: bool = False,
         isolate: bool = False,
+        adapter: str | None = None,
         edits: Any = None,
     ) -> Generate:
         """A block in which the model generates, token by token; what it reads and writes happens at every step.
@@ -148,7 +153,7 @@ class Model(ModuleView):
             min_new_tokens: the model's own last token is not taken before so many.
             seed: of the random numbers; the same one gives the same tokens, whatever else runs.
             stop: a text, a token id, or a list of these, at which a row ends; it ends at the model's own end too.
-            exact, isolate: as for `trace`.
+            exact, isolate, adapter: as for `trace`.
             edits: what every input runs with, at every step; as for `trace`.
 
         Returns:
@@ -176,16 +181,19 @@ class Model(ModuleView):
             "seed": seed,
             "stop": stop,
         }
-        return self._named(Generate(self._lab, self.card, Options(exact=exact, isolate=isolate), form, settings), edits)
+        options = self._options(exact=exact, isolate=isolate, adapter=adapter)
+        return self._named(Generate(self._lab, self.card, options, form, settings), edits)
 
     @points_home
-    def session(self, *, exact: bool = False, isolate: bool = False, aligned: bool = False) -> Session:
+    def session(
+        self, *, exact: bool = False, isolate: bool = False, aligned: bool = False, adapter: str | None = None
+    ) -> Session:
         """A block in which several traces, sweeps and gradients become one job.
 
         Values flow from one trace to another without being saved. Everything is sent when the block ends.
 
         Args:
-            exact, isolate, aligned: as for `trace`, for the whole job.
+            exact, isolate, aligned, adapter: as for `trace`, for the whole job.
 
         Example:
             >>> with model.session():
@@ -195,7 +203,8 @@ class Model(ModuleView):
             ...         model.blocks[2].output[:, -1] = clean
             ...         logits = model.lm_head.output[:, -1].save()
         """
-        return self._named(Session(self._lab, self.card, Options(exact=exact, isolate=isolate, aligned=aligned)))
+        options = self._options(exact=exact, isolate=isolate, aligned=aligned, adapter=adapter)
+        return self._named(Session(self._lab, self.card, options))
 
     @points_home
     def sweep(self, **names: Any) -> Sweep:
@@ -255,6 +264,7 @@ class Model(ModuleView):
         optimiser: Any = None,
         shuffle: Any = 0,
         checkpoint_every: Any = None,
+        adapter: str | None = None,
     ) -> Fit:
         """A block that is one step of training, done by the service beside the model.
 
@@ -267,6 +277,7 @@ class Model(ModuleView):
             optimiser: `telepatch.SGD`, `Adam` (as it is, if left out) or `AdamW`.
             shuffle: the key of the order of the data; None for the order in which it stands.
             checkpoint_every: steps between checkpoints, from which a lost job goes on.
+            adapter: as for `trace`; it is not trained.
 
         Returns:
             A context manager; see `telepatch.Fit`.
@@ -291,7 +302,7 @@ class Model(ModuleView):
             shuffle=shuffle,
             checkpoint_every=checkpoint_every,
         )
-        return self._named(Fit(self._lab, self.card, data, settings))
+        return self._named(Fit(self._lab, self.card, self._options(adapter=adapter), data, settings))
 
     @points_home
     def scan(
@@ -307,12 +318,13 @@ class Model(ModuleView):
         exact: bool = False,
         isolate: bool = False,
         aligned: bool = False,
+        adapter: str | None = None,
         edits: Any = None,
     ) -> Scan:
         """A block as of `trace`, which nothing runs: every value in it has ``shape`` and ``dtype``, and it has a price.
 
         Args:
-            prompt, text, ids, messages, inputs, images, audio, exact, isolate, aligned, edits: as `trace` takes them.
+            prompt, text, ids, messages, inputs, images, audio, exact, isolate, aligned, adapter, edits: as for `trace`.
 
         Returns:
             A context manager; its ``price`` is what the gateway would ask.
@@ -322,7 +334,7 @@ class Model(ModuleView):
         """
         named = {"text": text, "ids": ids, "messages": messages, "inputs": inputs, "images": images, "audio": audio}
         form = one_form(self.card, prompt, **named)
-        options = Options(exact=exact, isolate=isolate, aligned=aligned)
+        options = self._options(exact=exact, isolate=isolate, aligned=aligned, adapter=adapter)
         return self._named(Scan(self._lab, self.card, options, form), edits)
 
     @points_home
@@ -442,6 +454,11 @@ class Model(ModuleView):
         return found if nested else found[0]
 
     decode = detokenize
+
+    def _options(self, **asked: Any) -> Options:
+        """How a job is to run; an adapter that there is not is refused where it is asked for."""
+        check_adapter(asked["adapter"], self.card)
+        return Options(**asked)
 
     def _named(self, block: B, edits: Any = None) -> B:
         """A block in which the author's own names are known, and whose inputs run with this model's edits."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from telepatch.lines import Place
+from telepatch.shown import Hear, Shown
 from telepatch_protocol import tensors
 from telepatch_protocol.errors import ErrorRecord, NotFound, TelepatchError, from_record
 from telepatch_protocol.jobs import ENDED, SavedMeta
@@ -50,10 +52,16 @@ class Outcome:
         waiting: who waits and fetches for it.
         place: the line where its trace was opened.
         places: lines of its nodes, to give errors the author's full path.
+        hear: told what it shows.
     """
 
     def __init__(
-        self, job: str, waiting: Waiting, place: Place | None = None, places: dict[str, Place] | None = None
+        self,
+        job: str,
+        waiting: Waiting,
+        place: Place | None = None,
+        places: dict[str, Place] | None = None,
+        hear: Hear | None = None,
     ) -> None:
         self.job = job
         self.place = place
@@ -70,6 +78,9 @@ class Outcome:
         self._callbacks: list[Callable[[], object]] = []
         self._entries: list[dict[str, Any]] = []
         self._more = threading.Condition()
+        self._hear = hear
+        self._shown: dict[tuple[Any, ...], Shown] = {}
+        self._whole = threading.Event()
 
     # What is heard (by the conversation)
 
@@ -92,9 +103,17 @@ class Outcome:
 
     def told(self, entries: list[dict[str, Any]]) -> None:
         """It has streamed something."""
+        kept = entries[: MOST_ENTRIES - len(self._entries)]
         with self._more:
-            self._entries += entries[: MOST_ENTRIES - len(self._entries)]
+            self._entries += kept
             self._more.notify_all()
+        for entry in kept:
+            if "log" in entry:
+                self._show(entry)
+
+    def heard_out(self) -> None:
+        """It streams nothing more: its end was heard where events come in order, or it never ran."""
+        self._whole.set()
 
     def fetched(self, result: bytes) -> None:
         """Its tensors have come."""
@@ -160,6 +179,12 @@ class Outcome:
                     return None
             return self._entries[at]
 
+    def shown(self) -> list[Shown]:
+        """What it has shown, once it has ended; waits for that."""
+        self.waiting.wait([self])
+        self._whole.wait(LATE_S)
+        return list(self._shown.values())
+
     def check(self) -> None:
         """Raise if it has failed.
 
@@ -186,6 +211,18 @@ class Outcome:
         loop, event = asyncio.get_running_loop(), asyncio.Event()
         self.on_end(lambda: loop.call_soon_threadsafe(event.set))
         await event.wait()
+
+    def _show(self, entry: dict[str, Any]) -> None:
+        """Pass on what is shown; what a job tells again that had to begin again is passed over."""
+        key = (entry["log"], *(entry.get("at") or ()))
+        if key in self._shown:
+            return
+        self._shown[key] = found = Shown(entry)
+        try:
+            if self._hear is not None:
+                self._hear(found)
+        except Exception:  # the author's own, in a thread that others need
+            traceback.print_exc()
 
     def _array(self, name: str) -> Array:
         self.waiting.looked_at(self)

@@ -268,6 +268,8 @@ class ModelCard(Frozen):
         shares: whether a row's result is its own, whatever other rows are in the batch; where not, jobs run alone.
         sources: operations inside the forwards of modules, by the key that `ModuleCard.source` names.
         chat: its chat template, None for a model without one.
+        adapters: names of those that a job may ask for.
+        adapter: the one in force in jobs that ask for none; None for the model as it is without.
     """
 
     id: str
@@ -288,6 +290,8 @@ class ModelCard(Frozen):
     aliases: Aliases = Aliases()
     inputs: dict[str, InputCard] = Field(default_factory=dict)
     shares: bool = True
+    adapters: tuple[str, ...] = ()
+    adapter: str | None = None
     modules: tuple[ModuleCard, ...]
     sources: dict[str, SourceCard] = Field(default_factory=dict)
 

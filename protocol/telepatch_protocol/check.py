@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from telepatch_protocol.adapters import check_adapter
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, exact
 from telepatch_protocol.checker import Checker, starred_index
 from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
 from telepatch_protocol.executed import check_kind, check_plain
-from telepatch_protocol.graph import Graph
+from telepatch_protocol.graph import Fit, Graph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import users
-from telepatch_protocol.subgraphs import all_nodes, all_runs, bodies_of
+from telepatch_protocol.subgraphs import all_nodes, all_runs, bodies_of, logs_in
 
 __all__ = ["Checked", "Checker", "Input", "Scope", "check", "exact", "starred_index"]
 
@@ -92,10 +93,22 @@ def _check_whole(graph: Graph, card: ModelCard) -> None:
             if any(node.id in body.binds for body in bodies_of(node) if body.name != f"{node.id}.after"):
                 raise BadArgument(f"'{node.id}' binds its own id inside; ids are unique in a document", node=node.id)
             taken.add(node.id)
+            if isinstance(node, Fit):
+                _check_silent(node)
     except GraphError as error:
         raise graph.blame(error, error.node) from None
     if count > card.limits.max_nodes:
         raise TooLarge(f"the graph has {count} nodes; the limit of '{card.id}' is {card.limits.max_nodes}")
+
+
+def _check_silent(fit: Fit) -> None:
+    """Refuse logs in a fit, which tells of its steps in a way of its own."""
+    for body in bodies_of(fit):
+        for log in logs_in(body.graph):
+            raise BadArgument(
+                f"log '{log.id}' stands in fit '{fit.id}', whose steps are told by its 'emit'; name the values there",
+                node=log.id,
+            )
 
 
 def _check_head(graph: Graph, card: ModelCard) -> None:
@@ -104,5 +117,6 @@ def _check_head(graph: Graph, card: ModelCard) -> None:
             f"the graph was made for revision {graph.model.revision} of '{card.id}', which now serves {card.revision}; "
             "fetch the model's card again and rebuild the graph"
         )
-    if not graph.saves:
-        raise BadArgument("the graph saves nothing, so running it would have no result; add a save")
+    check_adapter(graph.options.adapter, card)
+    if not graph.saves and not any(True for _ in logs_in(graph)):
+        raise BadArgument("the graph saves nothing and logs nothing, so running it would have no result; add a save")

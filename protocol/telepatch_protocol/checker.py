@@ -39,6 +39,7 @@ from telepatch_protocol.graph import (
     Grad,
     Graph,
     Invoke,
+    Log,
     Map,
     Module,
     Node,
@@ -57,6 +58,7 @@ from telepatch_protocol.ops.cost import flops
 from telepatch_protocol.ops.rules import index_meta
 from telepatch_protocol.order import given_to, in_order
 from telepatch_protocol.sizes import fits_into, most_elements
+from telepatch_protocol.told import check_told
 
 
 class Checker(Lookup):
@@ -355,6 +357,11 @@ class Checker(Lookup):
         self.level.flops += 2.0 * weights * (most_elements((found.shape or ())[:-1], {}) or 0)
         return found
 
+    def _log(self, node: Log) -> dict[str, Meta]:
+        for name, value in node.values.items():
+            check_told(name, self.written(value), "logged")
+        return {}
+
     def _saved(self, name: str, text: str) -> Meta:
         ref = references.parse(text)
         if ref is None:
@@ -386,6 +393,7 @@ _CHECKS: dict[type[Any], Callable[[Checker, Any], Value]] = {
     Set: Checker._set,
     Call: Checker._call,
     Module: Checker._module,
+    Log: Checker._log,
     Generating: check_generating,
     Map: check_map,
     Repeat: check_repeat,

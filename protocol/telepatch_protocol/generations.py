@@ -24,14 +24,12 @@ from telepatch_protocol.generating import Settings, Steps, exists, spans_of, ste
 from telepatch_protocol.graph import Generating, Grad, Node, SubGraph
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.sizes import Dim, Shape, Size, most_elements, product
+from telepatch_protocol.sizes import Dim, Shape, Size, product
 from telepatch_protocol.subgraphs import STEP, all_nodes, bodies_of, has_runs
+from telepatch_protocol.told import check_told
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
-
-MOST_EMITTED = 1024
-"""How many numbers one emitted value holds at most."""
 
 MOST_SPANS = 64
 """In how many parts the steps of a generation may fall, between which different nodes exist."""
@@ -197,12 +195,7 @@ class _Walk:
                 raise ShapeError(f"a generation stops by one value; found {found}. Use all() or any()")
         for name, value in each.emit.items():
             if self._exists(value, step):
-                found = self.checker.written(value)
-                numbers = None if found.shape is None else most_elements(found.shape)
-                if numbers is not None and numbers > MOST_EMITTED:
-                    raise TooLarge(
-                        f"'{name}' is emitted with {numbers:,} numbers; at most {MOST_EMITTED:,} are; give it out"
-                    )
+                check_told(name, self.checker.written(value), "emitted")
 
     def _check_state(self, name: str, before: Meta, after: Meta) -> None:
         if before.dtype and after.dtype and before.dtype != after.dtype:

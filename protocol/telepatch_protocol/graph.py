@@ -193,6 +193,14 @@ class Module(_Kinded):
     kwargs: dict[str, Arg] = Field(default_factory=dict)
 
 
+class Log(_Kinded):
+    """Small values that are told to the job's owner as soon as they are computed; it has no value itself."""
+
+    kind: Literal["log"] = "log"
+    id: Id
+    values: dict[Id, Arg] = Field(min_length=1, max_length=64)
+
+
 class Grad(_Kinded):
     """Gradients of a one-element value with respect to values; `body` may edit the backward pass."""
 
@@ -336,12 +344,12 @@ class Generating(Frozen):
     each: Each
 
 
-Written = Annotated[Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
+Written = Annotated[Get | Set | Call | Module | Log | Grad | Map | Repeat | Cond | Fit, Field(discriminator="kind")]
 """A node as a document holds it."""
 
-Node = Get | Set | Call | Module | Grad | Map | Repeat | Cond | Fit | Generating
+Node = Get | Set | Call | Module | Log | Grad | Map | Repeat | Cond | Fit | Generating
 
-KINDS: tuple[str, ...] = ("get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit")
+KINDS: tuple[str, ...] = ("get", "set", "call", "module", "log", "grad", "map", "repeat", "cond", "fit")
 """Every kind of node in the language."""
 
 EXECUTED: frozenset[str] = frozenset(KINDS)
@@ -362,11 +370,13 @@ class Options(Frozen):
         exact: alone, without any saving of work: bit for bit what PyTorch hooks give in float32.
         isolate: in a batch of its own; implies `exact`.
         aligned: all prompts of a run must have the same number of tokens.
+        adapter: which of the model's adapters is in force; the card says what is without one.
     """
 
     exact: bool = False
     isolate: bool = False
     aligned: bool = False
+    adapter: str | None = Field(default=None, max_length=64)
 
 
 class Graph(Frozen):

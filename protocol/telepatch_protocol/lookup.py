@@ -157,6 +157,8 @@ class Lookup:
         if any(ref.id in level.writes for level in self.levels):
             raise BadArgument(f"'{ref}' is a write, which has no value; read the site after it with a get")
         if isinstance(found, dict):
+            if not found:
+                raise BadArgument(f"'{ref}' gives nothing out, so there is nothing to refer to")
             if ref.output not in found:
                 known = ", ".join(f"${ref.id}.{name}" for name in found)
                 raise UnknownName(f"'${ref.id}' has several outputs; write one of {known}")

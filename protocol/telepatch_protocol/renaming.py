@@ -54,7 +54,7 @@ class Renaming:
         if isinstance(value, SubGraph):
             return self._sub_graph(value, self.carried.get(node.id, frozenset()))
         behind = self._within(node) if name in ("emit", "while_") and isinstance(node, Map | Repeat) else self
-        if name in ("kwargs", "emit"):
+        if name in ("kwargs", "emit", "values"):
             return {key: behind._arg(one) for key, one in value.items()}
         return tuple(map(self._arg, value)) if isinstance(value, tuple) else behind._arg(value)
 

@@ -16,6 +16,7 @@ from telepatch_protocol.graph import (
     Grad,
     Graph,
     Invoke,
+    Log,
     Map,
     Node,
     Repeat,
@@ -76,7 +77,7 @@ def each_body(run: str, each: Each) -> Body:
 
 
 def arguments_of(node: Node) -> tuple[Arg, ...]:
-    """What a node with sub-graphs takes from where it stands, beside what its sub-graphs take."""
+    """What a log tells, or a node with sub-graphs takes from where it stands, beside what its sub-graphs take."""
     if isinstance(node, Map):
         return tuple(node.over.values())
     if isinstance(node, Repeat):
@@ -87,6 +88,8 @@ def arguments_of(node: Node) -> tuple[Arg, ...]:
         return arguments_of_fit(node)
     if isinstance(node, Generating):
         return (*inputs_of(node.invoke), *settings_of(node.generate), *node.each.state.values())
+    if isinstance(node, Log):
+        return tuple(node.values.values())
     return (node.of, *node.wrt) if isinstance(node, Grad) else ()
 
 
@@ -130,6 +133,11 @@ def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
     for node in all_nodes(graph):
         for body in bodies_of(node):
             yield from body.graph.runs
+
+
+def logs_in(graph: Graph | SubGraph) -> Iterator[Log]:
+    """Every log, at any depth."""
+    return (node for node in all_nodes(graph) if isinstance(node, Log))
 
 
 def has_bodies(graph: Graph | SubGraph) -> bool:

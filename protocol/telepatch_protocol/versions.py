@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.subgraphs import all_runs
+from telepatch_protocol.subgraphs import all_runs, logs_in
 
 _SETTINGS = ("min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
-SINCE = {"edits": 1, "the settings " + ", ".join(_SETTINGS): 1}
+SINCE = {"edits": 1, "adapters": 1, "logs": 1, "the settings " + ", ".join(_SETTINGS): 1}
 """The minor version since which there is something, by its name."""
 
 
@@ -21,6 +21,10 @@ def _used(graph: Graph) -> Iterator[str]:
     settings = (run.generate.model_fields_set for run in all_runs(graph) if run.generate is not None)
     if any(not found.isdisjoint(_SETTINGS) for found in settings):
         yield "the settings " + ", ".join(_SETTINGS)
+    if graph.options.adapter is not None:
+        yield "adapters"
+    if any(True for _ in logs_in(graph)):
+        yield "logs"
 
 
 def needed(graph: Graph) -> tuple[int, int]:

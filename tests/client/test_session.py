@@ -12,7 +12,7 @@ from telepatch.lab import Lab
 from telepatch.model import Model
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
-from telepatch_protocol.errors import CausalLoop, TraceError
+from telepatch_protocol.errors import CausalLoop, TraceError, UnknownName
 
 
 def test_traces_of_a_session_are_runs_of_one_job_between_which_values_flow(model: Model, card: ModelCard) -> None:
@@ -31,6 +31,33 @@ def test_traces_of_a_session_are_runs_of_one_job_between_which_values_flow(model
     assert logits.shape == (1, 50)
     ids = [node.id for node in s.graph.nodes]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_job_runs_with_the_adapter_that_its_outermost_block_names(card: ModelCard) -> None:
+    model = Model(card.model_copy(update={"adapters": ("french", "german")}))
+    with model.session(adapter="french") as s:
+        with model.trace("one", adapter="french"):
+            model.lm_head.output.save()
+        with model.trace("two"):
+            model.lm_head.output.save()
+    assert (s.graph.options.adapter, s.graph.protocol) == ("french", (1, 1))
+    says = r"asks for the adapter 'german', and .* runs with none.*session\(adapter='german'"
+    with pytest.raises(TraceError, match=says), model.sweep(layer=range(2)), model.trace("one", adapter="german"):
+        pass
+    with model.generate("one", max_new_tokens=2, adapter="german") as t:
+        model.lm_head.output[:, -1].save()
+    assert t.graph.options.adapter == "german"
+
+
+def test_an_adapter_that_the_model_does_not_have_is_refused_where_it_is_asked_for(
+    model: Model, card: ModelCard
+) -> None:
+    both = Model(card.model_copy(update={"adapters": ("french", "german")}))
+    with pytest.raises(UnknownName, match="has no adapter 'frensh'; it has 'french', 'german'"):
+        both.trace("one", adapter="frensh")
+    for opened in (model.trace, model.session, model.scan):
+        with pytest.raises(UnknownName, match="has no adapter 'french'; it has none"):
+            opened(adapter="french")
 
 
 def test_a_trace_of_a_session_may_have_several_inputs(model: Model, card: ModelCard) -> None:

@@ -55,7 +55,8 @@ class Twins:
         key = model, bare, eager
         if key not in self._made:
             file = read_card((CARDS if model in OWN else MODELS) / f"{model}.toml")
-            loaded = load(file.model_copy(update={"attention": "eager"}) if eager else file, cache=self._cache)
+            changed = {"adapters": {}} | ({"attention": "eager"} if eager else {})
+            loaded = load(file.model_copy(update=changed), cache=self._cache)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about children called `output`
                 self._made[key] = _wrapped(loaded, bare)

@@ -197,10 +197,9 @@ class Containers:
 @GROUP.row(
     "print inside a trace",
     "print(h.mean())",
-    "shown = h.mean().save()",
-    note="`print` inside a Telepatch block shows what is known before anything runs: node, shape, dtype, line. "
-    "Numbers are saved and printed after the block; in generations, loops and maps `emit` streams small values while "
-    "they run.",
+    "telepatch.show(mean=h.mean())",
+    note="Printed on standard error once it is computed, with line, element and step; `t.shown` has it afterwards. "
+    "`print` inside a block shows what is known before anything runs: node, shape, dtype, line.",
 )
 class Print:
     @staticmethod
@@ -213,10 +212,10 @@ class Print:
 
     @staticmethod
     def telepatch(model):
-        with model.trace(PROMPT):
+        with model.trace(PROMPT) as t:
             h = model.transformer.h[1].output
-            shown = h.mean().save()
-        print(shown)
+            telepatch.show(mean=h.mean())
+        shown = t.shown[0].mean
         return shown
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nnsight as nn
 import numpy as np
 import torch
-from table import INT8, Group
+from table import ADAPTED, INT8, Group
 
 GROUP = Group("Models")
 
@@ -121,13 +123,46 @@ class Quantised:
         return inner, logits
 
 
-GROUP.without(
+FRENCH, GERMAN = (str(Path(__file__).parent / "cards" / "adapters" / name) for name in ("french", "german"))
+
+
+@GROUP.row(
     "PEFT adapters, load_adapter",
-    'TransformersModel(repo, peft="someone/lora")',
-    "Adapters change the weights that everybody's forwards use.",
-    "`[adapters]` on a card serves base and adapter as a model of its own (tests/worker/test_adapters.py compares with "
-    "PEFT); a low-rank adapter of one's own is a write, as in the row above.",
+    "model.load_adapter(FRENCH)",
+    'model.trace(PROMPT, adapter="french")',
+    model=ADAPTED,
+    note="The operator's card names the adapters, and each job the one that is in force in it; without one it is the "
+    "base model, bit for bit. A low-rank adapter of one's own is a write, as in the first row of this table.",
 )
+class Adapted:
+    @staticmethod
+    def nnsight(model):
+        model.load_adapter(FRENCH)
+        with model.trace(PROMPT):
+            query = nn.save(model.model.layers[1].self_attn.q_proj.output)
+            french = nn.save(model.output.logits)
+        model.load_adapter(GERMAN)
+        with model.trace(PROMPT):
+            model.model.layers[2].mlp.output[:, -1] = 0
+            german = nn.save(model.output.logits)
+        model.load_adapter(None)
+        with model.trace(PROMPT):
+            base = nn.save(model.output.logits)
+        return query, french, german, base
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace(PROMPT, adapter="french"):
+            query = model.model.layers[1].self_attn.q_proj.output.save()
+            french = model.output.save()
+        with model.trace(PROMPT, adapter="german"):
+            model.model.layers[2].mlp.output[:, -1] = 0
+            german = model.output.save()
+        with model.trace(PROMPT):
+            base = model.output.save()
+        return query, french, german, base
+
+
 GROUP.without(
     "tensor parallel",
     'TransformersModel(repo, tp_plan="auto")',

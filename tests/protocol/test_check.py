@@ -21,6 +21,7 @@ from telepatch_protocol.errors import (
 from telepatch_protocol.graph import Graph, ModelRef, Options
 from telepatch_protocol.meta import UNKNOWN, Meta
 from telepatch_protocol.sizes import Size
+from telepatch_protocol.versions import needed
 
 GET = {"kind": "get", "id": "h", "site": "blocks.1:resid_post", "invoke": "x"}
 
@@ -292,3 +293,34 @@ def test_a_long_chain_of_nodes_is_checked_without_recursion(card: ModelCard):
     chain = [call(f"n{number}", "neg", f"$n{number + 1}") for number in range(3000)]
     found = checked(card, *chain, {**GET, "id": "n3000"}, saves={"out": "$n0"})
     assert len(found.scope.order) == 3001
+
+
+def log(id_: str, **values: object) -> dict:
+    return {"kind": "log", "id": id_, "values": values}
+
+
+def test_a_log_tells_small_values_and_has_none(card: ModelCard):
+    small = {**GET, "index": [0, -1]}
+    assert checked(card, small, log("l", h="$h", one=1), saves={"h": "$h"}, protocol=(1, 1)).warnings == ()
+    assert check(graph(small, log("l", h="$h")).model_copy(update={"saves": {}}), card, lengths={"words of x": 6})
+    with pytest.raises(BadArgument, match="the graph saves nothing and logs nothing"):
+        check(graph(small).model_copy(update={"saves": {}}), card)
+    with pytest.raises(BadArgument, match="'\\$l' gives nothing out"):
+        checked(card, small, log("l", h="$h"), saves={"l": "$l"})
+    with pytest.raises(BadArgument, match="'words' is no value"):
+        checked(card, log("l", text="words"), saves={})
+    with pytest.raises(TooLarge, match=r"'h' is logged with 1,920 numbers; at most 1,024 are; save it"):
+        checked(card, GET, log("l", h="$h"), length=60, rows=4, saves={"h": "$h"})
+
+
+def test_a_fit_logs_by_its_emit_alone(card: ModelCard):
+    body = {"nodes": [call("loss", "mul", "$w", "$y"), log("l", y="$y")], "out": {"loss": "$loss"}}
+    fit = {"kind": "fit", "id": "f", "over": {"y": [1.0, 2.0]}, "batch_size": 1, "steps": 1}
+    fit |= {"params": {"w": {"init": 1.0}}, "optimiser": {"name": "sgd", "lr": 0.1}, "body": body}
+    with pytest.raises(BadArgument, match="log 'l' stands in fit 'f', whose steps are told by its 'emit'"):
+        checked(card, fit, saves={"w": "$f.w"})
+
+
+def test_a_document_with_a_log_at_any_depth_says_that_it_needs_1_1():
+    each = {"kind": "map", "id": "m", "over": {"k": [1]}, "body": {"nodes": [log("l", k="$k")], "out": {"k": "$k"}}}
+    assert needed(graph(each, saves={"k": "$m.k"})) == (1, 1)

@@ -18,9 +18,10 @@ from telepatch_protocol.errors import ProtocolError, TelepatchError, VersionErro
 from telepatch_protocol.graph import EXECUTED, KINDS, Graph
 from telepatch_protocol.meta import Meta
 
-GOLDEN = Path(__file__).parents[1] / "wire" / "1.0"
-FILES = sorted(GOLDEN.glob("*.json"))
-RUN_HERE = {"get", "set", "call", "module", "grad", "map", "repeat", "cond", "fit"}
+WIRE = Path(__file__).parents[1] / "wire"
+GOLDEN = WIRE / "1.0"
+FILES = [*sorted(GOLDEN.glob("*.json")), WIRE / "1.1" / "log.json"]
+RUN_HERE = {"get", "set", "call", "module", "log", "grad", "map", "repeat", "cond", "fit"}
 BASE = Column(kind="text", rows=64, longest=20, total=900)
 LABEL = Column(kind="tensor", rows=64, dtype="int64", tail=(1,))
 DATA = {"1" * 64: Columns({"base": BASE, "label": LABEL})}
@@ -32,8 +33,12 @@ json_values = st.recursive(
 )
 
 
+def text_of(name: str) -> str:
+    return next(file for file in FILES if file.stem == name).read_text()
+
+
 def golden(name: str) -> Graph:
-    return wire.decode((GOLDEN / f"{name}.json").read_bytes())
+    return wire.decode(text_of(name))
 
 
 def test_a_field_that_is_wrong_is_told_with_the_authors_line():
@@ -146,7 +151,7 @@ def test_no_bytes_make_the_decoder_do_anything_but_refuse(data: bytes):
 )
 @settings(max_examples=300, deadline=None)
 def test_a_document_with_changed_bytes_is_a_graph_or_a_protocol_error(name: str, changes: list[tuple[int, int]]):
-    data = bytearray((GOLDEN / f"{name}.json").read_bytes())
+    data = bytearray(text_of(name).encode())
     for place, byte in changes:
         data[place % len(data)] = byte
     with contextlib.suppress(ProtocolError):
@@ -162,7 +167,7 @@ def test_a_document_with_changed_bytes_is_a_graph_or_a_protocol_error(name: str,
 def test_a_document_with_any_json_in_a_field_is_a_graph_that_checks_or_is_refused_by_name(
     name: str, field: str, value: object
 ):
-    document = {**json.loads((GOLDEN / f"{name}.json").read_text()), field: value}
+    document = {**json.loads(text_of(name)), field: value}
     try:
         graph = wire.from_dict(document)
     except ProtocolError:
@@ -175,7 +180,7 @@ def test_a_document_with_any_json_in_a_field_is_a_graph_that_checks_or_is_refuse
 def test_a_document_with_any_json_inside_a_node_checks_or_raises_an_error_of_ours(
     card: ModelCard, name: str, data: st.DataObject
 ):
-    document = json.loads((GOLDEN / f"{name}.json").read_text())
+    document = json.loads(text_of(name))
     node = data.draw(st.sampled_from(document["nodes"]))
     field = data.draw(st.sampled_from(sorted(node)))
     node[field] = data.draw(json_values)

@@ -148,3 +148,29 @@ def test_the_demo_models_chats_have_the_ids_of_transformers(demo_url: str) -> No
                 found = model.tokenize(telepatch.Chat(chat, add_generation_prompt=begun))
                 assert list(found) == wanted
                 assert found.pieces[found.find("Mary")] == " Mary"
+
+
+def test_what_is_shown_comes_from_every_kind_of_block_of_one_job(lab: Lab) -> None:
+    model = lab.model("gpt2-random")
+    with model.edit(scale=2.0) as e:
+        model.blocks[1].resid_post *= e.scale
+        telepatch.show(scale=e.scale, inside=model.blocks[1].resid_post[0, -1, 0])
+    with model.session() as s:
+        with model.sweep(layer=range(2)) as v, model.trace(PROMPT):
+            h = model.blocks[v.layer].resid_post[0, -1, 0]
+            telepatch.show(layer=v.layer, h=h)
+            swept = h.save()
+        with model.generate(PROMPT, max_new_tokens=3) as t:
+            telepatch.show(token=t.token)
+            tokens = t.generated.save()
+        with model.trace(PROMPT, edits=e()):
+            last = model.blocks[1].resid_post[0, -1, 0].save()
+        telepatch.show(done=True)
+    shown = s.shown
+    by = {name: [one for one in shown if name in one.values] for name in ("layer", "token", "scale", "done")}
+    assert sorted((one.at, one.layer, one.h) for one in by["layer"]) == [((k,), k, float(swept[k])) for k in range(2)]
+    assert [(one.at, one.token) for one in by["token"]] == [((k,), [int(tokens[0, k])]) for k in range(3)]
+    assert [one.scale for one in by["scale"]] == [2.0]
+    assert by["scale"][0].inside == float(last)
+    assert [one.done for one in by["done"]] == [True]
+    assert all(one.line.startswith("test_conveniences.py:") for name in ("layer", "token", "done") for one in by[name])

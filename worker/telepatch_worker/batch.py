@@ -75,8 +75,8 @@ def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]
 
 def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]:
     """Jobs that run together: those of similar length, up to so many tokens with padding and so many rows; those that
-    ask for gradients, or run under eager attention, apart from those that do not; those that generate last, since they
-    take long.
+    ask for gradients, or run under eager attention or an adapter, apart from those that do not; those that generate
+    last, since they take long.
 
     Args:
         plans: the jobs.
@@ -84,9 +84,10 @@ def groups(plans: Iterable[Plan], *, tokens: int, rows: int) -> list[list[Plan]]
         rows: rows of one forward; a single job may have more.
     """
     shared = sorted((plan for plan in plans if not plan.alone), key=order)
-    kinds = {(plan.generates, plan.grads, plan.eager): None for plan in shared}
-    alike = {kind: [one for one in shared if (one.generates, one.grads, one.eager) == kind] for kind in kinds}
-    found = {kind: pieces(alike[kind], tokens=tokens, rows=rows) for kind in kinds}
+    kinds: dict[tuple[bool, bool, bool, str | None], list[Plan]] = {}
+    for plan in shared:
+        kinds.setdefault((plan.generates, plan.grads, plan.eager, plan.adapter), []).append(plan)
+    found = {kind: pieces(alike, tokens=tokens, rows=rows) for kind, alike in kinds.items()}
     short = [group for kind in kinds if not kind[0] for group in found[kind]]
     long = [group for kind in kinds if kind[0] for group in found[kind]]
     return short + [[plan] for plan in plans if plan.alone] + long

@@ -7,12 +7,23 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from telepatch_protocol.card import Aliases, Frozen, InputCard, Limits
 from telepatch_protocol.errors import TelepatchError
+
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")]
+"""Name of an adapter, which is also a part of module paths."""
 
 SourceKind = Literal["wheel", "hub", "path", "config"]
 
@@ -108,7 +119,9 @@ class CardFile(Frozen):
         quantisation: ``method`` (``bitsandbytes``, ``torchao``, ``hqq``, ``quanto`` or ``torch-int8``) and the
             arguments of transformers' configuration class for it; for ``torchao`` a ``quant_type``, the name of one of
             its configuration classes, and that one's arguments.
-        adapters: a PEFT adapter by name: a folder, relative to the card file. One at most; it is in force for all jobs.
+        adapters: PEFT adapters by name, each a folder, relative to the card file; a job may name the one that is in
+            force in it.
+        adapter: the one in force in jobs that name none; without it they run the model as it is.
         dtype: floating dtype to hold the weights in.
         device: ``auto`` (CUDA where present, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         attention: attention implementation, as transformers names it.
@@ -130,7 +143,8 @@ class CardFile(Frozen):
     loader: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     inputs: dict[str, InputCard] = Field(default_factory=dict)
     quantisation: Quantisation | None = None
-    adapters: dict[str, str] = Field(default_factory=dict, max_length=1)
+    adapters: dict[AdapterName, str] = Field(default_factory=dict)
+    adapter: str | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
@@ -186,6 +200,9 @@ class CardFile(Frozen):
             raise ValueError(f"a model of kind {self.kind!r} takes named tensors and has no tokenizer")
         if self.adapters and self.loader is not None:
             raise ValueError("'adapters' are for models of transformers; a loader brings its own")
+        if self.adapter is not None and self.adapter not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise ValueError(f"'adapter' is {self.adapter!r}, and [adapters] has: {known}")
         if self.quantisation is not None and self.origin.kind == "config" and self.quantisation.method != "torch-int8":
             raise ValueError(
                 f"{self.quantisation.method} quantises weights as they are read; a config: source has none"

@@ -23,18 +23,20 @@ class Kind:
     Attributes:
         eager: whether they run under eager attention.
         grads: whether their jobs ask for gradients.
+        adapter: the adapter that they run under.
         apart: a number that only they have, where they share with nobody else.
     """
 
     eager: bool
     grads: bool
+    adapter: str | None
     apart: int | None = None
 
 
 def generating(runs: Sequence[Running], apart: int | None = None) -> list[tuple[Running, Decode, Kind]]:
     """The generations that some jobs need next, and what kind each is of."""
     return [
-        (run, one, Kind(run.plan.eager, run.plan.grads, apart))
+        (run, one, Kind(run.plan.eager, run.plan.grads, run.plan.adapter, apart))
         for run in runs
         for one in run.wanted
         if isinstance(one, Decode)
@@ -49,7 +51,7 @@ class Generations:
 
     Example:
         >>> generations = Generations(lambda: Decoder(engine.model, engine.loaded))
-        >>> generations.add(run, request, Kind(eager=False, grads=False))
+        >>> generations.add(run, request, Kind(eager=False, grads=False, adapter=None))
         >>> while generations.busy:
         ...     generations.turn(Room())
     """

@@ -1,4 +1,4 @@
-"""Small values that are told while a job runs: what `emit` names, as numbers that fit into an event."""
+"""Small values that are told while a job runs: what `emit` and logs name, as numbers that fit into an event."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from telepatch_protocol.errors import TooLarge
-from telepatch_protocol.generations import MOST_EMITTED
-from telepatch_protocol.graph import Arg
+from telepatch_protocol.graph import Arg, Log
+from telepatch_protocol.told import MOST_TOLD
 
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
@@ -31,16 +31,21 @@ def tell(frame: Frame, node: str, emit: Mapping[str, Arg], out: Mapping[str, tor
         frame.context.values({"node": node, "at": list(frame.place), "values": values})
 
 
+def log(frame: Frame, node: Log) -> None:
+    """Tell what a log names, now that it is known, with the line and the elements and steps that it stands in."""
+    values = {name: listed(name, frame.tensor(value)) for name, value in node.values.items()}
+    line = frame.context.graph.lines.get(node.id, "")
+    frame.context.values({"log": node.id, "line": line, "at": list(frame.place), "values": values})
+
+
 def listed(name: str, value: torch.Tensor) -> Any:
     """A value as JSON has it: a number or nested lists; what is not finite as ``"nan"``, ``"inf"`` or ``"-inf"``.
 
     Raises:
         TooLarge: more numbers than an event holds.
     """
-    if value.numel() > MOST_EMITTED:
-        raise TooLarge(
-            f"'{name}' is emitted with {value.numel():,} numbers; at most {MOST_EMITTED:,} are. Give it out instead"
-        )
+    if value.numel() > MOST_TOLD:
+        raise TooLarge(f"'{name}' is told with {value.numel():,} numbers; at most {MOST_TOLD:,} are. Save it instead")
     value = value.detach()
     return _plain((value.float() if value.dtype.is_floating_point else value).tolist())
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.price import generations
+from telepatch_worker.adapters import Switch
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
@@ -106,6 +107,7 @@ class Engine:
         self.card = loaded.card
         self.limits = limits or BatchLimits()
         self.model = Interleaved(loaded.module)
+        self.adapters = Switch(loaded.module)
         self._pad = padding_of(loaded)
 
     def run(
@@ -173,6 +175,12 @@ class Engine:
         """Give the model back as it was loaded."""
         self.model.close()
 
+    @contextmanager
+    def under(self, plan: Plan) -> Iterator[None]:
+        """What the work of a job needs around it: whether gradients are kept, and the adapter that it names."""
+        with torch.set_grad_enabled(plan.grads), self.adapters.set_to(plan.adapter):
+            yield
+
     def running(self, plan: Plan, desk: Desk, limits: BatchLimits, clock: Clock | None = None) -> Running:
         """A job that is about to run."""
         device = self.loaded.device
@@ -225,7 +233,11 @@ class Engine:
     def _around(self, kind: Hashable) -> Iterator[None]:
         """What the forwards of generations of one kind need around them."""
         assert isinstance(kind, Kind)
-        with attention(self.loaded.module, eager=kind.eager), torch.set_grad_enabled(kind.grads):
+        with (
+            attention(self.loaded.module, eager=kind.eager),
+            torch.set_grad_enabled(kind.grads),
+            self.adapters.set_to(kind.adapter),
+        ):
             yield
 
     def forward(self, wanted: Sequence[Wanted]) -> None:

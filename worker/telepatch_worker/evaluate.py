@@ -1,4 +1,4 @@
-"""Nodes that happen wherever their needs are met: parameters, operations, and modules applied to values."""
+"""Nodes that happen wherever their needs are met: parameters, operations, modules applied to values, and logs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from pydantic import JsonValue
 
 from telepatch_protocol import sites
-from telepatch_protocol.graph import Call, Get, Module, Node
+from telepatch_protocol.graph import Call, Get, Log, Module, Node
 from telepatch_protocol.literals import with_literals
 from telepatch_protocol.ops import find_op
 from telepatch_protocol.sites import Place
+from telepatch_worker.emitting import log
 from telepatch_worker.inputs import check_ids
 from telepatch_worker.kernels import run_op
 from telepatch_worker.leaves import read_leaf
@@ -28,6 +29,9 @@ def value(frame: Frame, node: Node) -> Value:
         return _parameter(frame, node)
     if isinstance(node, Call):
         return _called(frame, node)
+    if isinstance(node, Log):
+        log(frame, node)
+        return {}
     assert isinstance(node, Module)
     return _applied(frame, node)
 

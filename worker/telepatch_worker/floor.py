@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from telepatch_worker.batch import groups
 from telepatch_worker.decoding import generating
 from telepatch_worker.desk import Desk, Outcome, always
@@ -160,7 +158,7 @@ class Floor:
             if one.due and not one.run.over:
                 plan = one.plan
                 alone = plan.id if plan.alone else None
-                found.setdefault((alone, plan.grads, plan.eager, one.party.apart), []).append(one)
+                found.setdefault((alone, plan.grads, plan.eager, plan.adapter, one.party.apart), []).append(one)
         return list(found.values())
 
     def _forwards(self, group: Sequence[_Place]) -> list[Running]:
@@ -170,7 +168,7 @@ class Floor:
         for one in group:
             one.run.enter()
             one.due = False
-        with torch.set_grad_enabled(group[0].plan.grads):
+        with self._engine.under(group[0].plan):
             for wanted in self._engine.shared(runs, group[0].party.limits):
                 swept += _guarded([one.run for one in wanted], partial(self._engine.forward, wanted))
             asking = [run for run in runs if any(isinstance(one, Backward) for one in run.wanted)]
@@ -191,7 +189,7 @@ class Floor:
         self._settle(over, {id(run) for run in swept})
 
     def _advance(self, one: _Place) -> None:
-        with torch.set_grad_enabled(one.plan.grads):
+        with self._engine.under(one.plan):
             one.run.advance()
         for run, request, kind in generating([one.run], one.party.apart):
             self._generations.add(run, request, kind)

@@ -15,7 +15,7 @@ from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
-from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Module, Node, Set
+from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Log, Module, Node, Set
 from telepatch_protocol.order import given_to
 from telepatch_worker import compound, evaluate, places
 from telepatch_worker.checkpoints import Shelf
@@ -350,7 +350,7 @@ class Frame:
 
     def _inline(self, node: Node) -> Value:
         """The value of a node that needs no forward."""
-        if isinstance(node, Get | Call | Module):
+        if isinstance(node, Get | Call | Module | Log):
             return evaluate.value(self, node)
         return at_once(compound.evaluated(self, node))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 
-import torch
-
 from telepatch_worker import checkpoints
 from telepatch_worker.engine import Desk, Engine, Outcome, Task
 from telepatch_worker.running import Running
@@ -122,7 +120,7 @@ class LongJob:
         """Go on; how it ended, if it did."""
         until = time.perf_counter() + seconds
         run = self._resumed()
-        with torch.set_grad_enabled(True):
+        with self._engine.under(self._plan):
             while not run.over and not self.ready and time.perf_counter() < until:
                 self._go_on(run)
         self._left = time.perf_counter()

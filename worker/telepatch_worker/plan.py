@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from telepatch_protocol.adapters import adapter_of
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check, exact
 from telepatch_protocol.checked import places_in
@@ -73,6 +74,7 @@ class Plan:
         tokenize: for texts that do not, such as rows of data.
         alone: whether it shares its forwards with no other job.
         eager: whether it names a place that exists under eager attention only.
+        adapter: that is in force in it; jobs share forwards only under the same one.
         reads_engine: whether it reads masks or other things of the engine, which then have to be there.
         grads: whether it asks for gradients; such jobs share forwards only with each other.
         generates: whether it generates; such jobs begin after those that do not.
@@ -90,6 +92,7 @@ class Plan:
     tokenize: Tokenize | None
     alone: bool
     eager: bool
+    adapter: str | None
     reads_engine: bool
     grads: bool
     generates: bool
@@ -177,6 +180,7 @@ def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> 
         tokenize=tokenize,
         alone=alone,
         eager=only_eager(places_in(checked.scope)) is not None,
+        adapter=adapter_of(graph, card),
         reads_engine=root.reads_engine(),
         grads=bool(gradients) or long,
         generates=any(run.generate is not None for run in all_runs(graph)),

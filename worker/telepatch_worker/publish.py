@@ -183,6 +183,8 @@ def model_card(
         limits=limits,
         aliases=aliases,
         inputs=dict(inputs),
+        adapters=tuple(file.adapters),
+        adapter=file.adapter,
         shares=_shares(file, model, limits, inputs, ports),
         modules=modules,
         sources=sources,

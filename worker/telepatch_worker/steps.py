@@ -71,7 +71,7 @@ class Steps:
         """What happens in the next forward: a scope of its own."""
         step = steps[self.generation.name]
         plan = self._plan(step)
-        self._inner = inner = self._frame.inside(plan, {**self._state, STEP: step})
+        self._inner = inner = self._frame.inside(plan, {**self._state, STEP: step}, at=step)
         inner.begin()
         happening = plan.passes[0]
         self._tokens = tuple(moment for moment in happening if moment.place.port == TOKEN)
