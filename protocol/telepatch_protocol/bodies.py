@@ -17,6 +17,7 @@ from telepatch_protocol.reductions import Part, reduced
 from telepatch_protocol.sizes import Dim, Size, least, product
 from telepatch_protocol.spans import Group, Span, groups, span_of
 from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, all_runs, has_runs
+from telepatch_protocol.within import Within, bound_of
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
@@ -69,10 +70,21 @@ def _elements(checker: Checker, node: Map, spans: list[Span], group: Group) -> l
         try:
             found.append(checker.body(node.body, bound, tail=tuple(node.emit.values())))
         except GraphError as error:
-            shown_ = ", ".join(f"{name}={shown(value)}" for name, value in bound.items())
-            error.detail = f"{error.detail} (in map '{node.id}', at {shown_})"
-            raise
+            at = _number(node, spans, places)
+            raise error.inside(Within(kind="map", node=node.id, element=at, bound=bound_of(bound))) from None
     return found
+
+
+def _number(node: Map, spans: list[Span], places: tuple[int, ...]) -> int | None:
+    """Which element of a map it is; None where the lists before it in a grid are of unknown length."""
+    if not node.grid:
+        return places[0]
+    number = 0
+    for span, place in zip(spans, places, strict=True):
+        if not isinstance(span.count, int):
+            return None
+        number = number * span.count + place
+    return number
 
 
 def holes_in(graph: SubGraph) -> frozenset[str]:
@@ -104,7 +116,7 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     carried = {name: checker.written(value) for name, value in node.carry.items()}
     steps: tuple[Value, ...] = (Meta((), "int64"),) if known is None else tuple(dict.fromkeys((0, max(0, known - 1))))
     tail = (node.while_, *node.emit.values())
-    scopes = [checker.body(node.body, {**carried, STEP: step}, tail=tail) for step in steps]
+    scopes = [_step(checker, node, {**carried, STEP: step}, tail) for step in steps]
     out = scopes[0].out
     for name, before in carried.items():
         _check_carried(node, name, before, out)
@@ -114,6 +126,14 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     checker.level.counts[node.id] = {(): known if known is not None else checker.card.limits.max_elements}
     ran: Dim = known if known is not None and node.while_ is None else Size.unknown(*([known] if known else []))
     return {name: meta if name in carried else _stacked(meta, ran) for name, meta in out.items()}
+
+
+def _step(checker: Checker, node: Repeat, bound: Mapping[str, Value], tail: tuple[JsonValue, ...]) -> Scope:
+    try:
+        return checker.body(node.body, bound, tail=tail)
+    except GraphError as error:
+        step = bound[STEP]
+        raise error.inside(Within(kind="repeat", node=node.id, step=step if isinstance(step, int) else None)) from None
 
 
 def _times(node: Repeat, times: Value, most: int) -> int | None:
@@ -203,7 +223,10 @@ def _branch(checker: Checker, node: Cond, name: str, branch: SubGraph | JsonValu
         return {VALUE: checker.written(branch)}
     if has_runs(branch):
         raise BadArgument(f"cond '{node.id}': a branch runs no forward; run both and choose between their values")
-    scope = checker.body(branch, {})
+    try:
+        scope = checker.body(branch, {})
+    except GraphError as error:
+        raise error.inside(Within(kind="cond", node=node.id, part=name)) from None
     key = f"{node.id}.{name}"
     checker.level.bodies[key], checker.level.counts[key] = {(): scope}, {(): 1}
     return scope.out

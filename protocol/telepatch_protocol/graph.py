@@ -404,6 +404,10 @@ class Graph(Frozen):
     def blame(self, error: TelepatchError, id: str | None) -> TelepatchError:
         """An error with the node or invoke that it concerns and the author's line, where it does not have them yet."""
         file, line = self.place_of(error.node or id)
+        places = [one.place or self.lines.get(one.node) for one in error.within]
+        error.within = tuple(
+            one.model_copy(update={"place": place}) for one, place in zip(error.within, places, strict=True)
+        )
         return error.at(node=id, file=file, line=line)
 
 

@@ -13,6 +13,7 @@ from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Node, Rep
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
+from telepatch_protocol.within import Within
 from telepatch_worker.edits import Edits
 from telepatch_worker.emitting import tell
 from telepatch_worker.fit import fitted
@@ -44,9 +45,10 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
         frames = [(at, elements.frame(at)) for at in chunk]
         yield from together(one.run() for _, one in frames)
         for at, one in frames:
-            out = one.outputs(node.body.out)
-            tell(one, node.id, node.emit, out)
-            fold.add(at, out)
+            with one.during(node):
+                out = one.outputs(node.body.out)
+                tell(one, node.id, node.emit, out)
+                fold.add(at, out)
             one.close()
     return fold.values()
 
@@ -62,15 +64,17 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     plan = frame.plan.body(node.id)
     for step in range(times):
         frame.context.pause()
-        inner = frame.inside(plan, {**carried, STEP: step}, at=step)
+        within = Within(kind="repeat", node=node.id, step=step)
+        inner = frame.inside(plan, {**carried, STEP: step}, at=step, within=within)
         yield from inner.run()
-        out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
-        carried |= {name: out[name] for name in carried}
-        for name, rows in others.items():
-            rows.append(out[name])
-            frame.context.hold(out[name].nbytes)
-        tell(inner, node.id, node.emit, out)
-        going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
+        with inner.during(node):
+            out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
+            carried |= {name: out[name] for name in carried}
+            for name, rows in others.items():
+                rows.append(out[name])
+                frame.context.hold(out[name].nbytes)
+            tell(inner, node.id, node.emit, out)
+            going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
         inner.close()
         if not going:
             break
@@ -98,7 +102,8 @@ def _cond(frame: Frame, node: Cond) -> Work[Value]:
     branch, name = (node.then, "then") if holds else (node.else_, "else")
     if not isinstance(branch, SubGraph):
         return frame.tensor(branch)
-    inner = frame.inside(frame.plan.body(f"{node.id}.{name}"), {})
+    within = Within(kind="cond", node=node.id, part=name)
+    inner = frame.inside(frame.plan.body(f"{node.id}.{name}"), {}, within=within)
     yield from inner.run()
     out: dict[str, Any] = inner.outputs(branch.out)
     inner.close()
