@@ -14,9 +14,9 @@ from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, Shape
 from telepatch_protocol.graph import Cond, Get, Grad, Map, Module, Repeat, Set, SubGraph
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import Part, reduced
-from telepatch_protocol.sizes import Dim, Size, least, product
+from telepatch_protocol.sizes import Dim, Size, least, most, product
 from telepatch_protocol.spans import Group, Span, groups, span_of
-from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, all_runs, has_runs
+from telepatch_protocol.subgraphs import COMPUTED_TIMES, STEP, VALUE, all_nodes, all_runs, has_runs
 from telepatch_protocol.within import Within, bound_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     if STEP in node.carry:
         raise BadArgument(f"repeat '{node.id}' counts by the name '{STEP}'; carry the value by another name")
     times = checker.argument(node.n)
-    known = _times(node, times, checker.card.limits.max_elements)
+    known, allowed = _times(node, times, checker.card.limits.max_elements, _most(checker, node))
     carried = {name: checker.written(value) for name, value in node.carry.items()}
     steps: tuple[Value, ...] = (Meta((), "int64"),) if known is None else tuple(dict.fromkeys((0, max(0, known - 1))))
     tail = (node.while_, *node.emit.values())
@@ -123,8 +123,8 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     if node.while_ is not None:
         _check_while(checker, node, scopes[0])
     checker.level.bodies[node.id] = {(): scopes[0]}
-    checker.level.counts[node.id] = {(): known if known is not None else checker.card.limits.max_elements}
-    ran: Dim = known if known is not None and node.while_ is None else Size.unknown(*([known] if known else []))
+    checker.level.counts[node.id] = {(): allowed}
+    ran: Dim = known if known is not None and node.while_ is None else Size.unknown(*([allowed] if allowed else []))
     return {name: meta if name in carried else _stacked(meta, ran) for name, meta in out.items()}
 
 
@@ -136,16 +136,32 @@ def _step(checker: Checker, node: Repeat, bound: Mapping[str, Value], tail: tupl
         raise error.inside(Within(kind="repeat", node=node.id, step=step if isinstance(step, int) else None)) from None
 
 
-def _times(node: Repeat, times: Value, most: int) -> int | None:
+def _most(checker: Checker, node: Repeat) -> int | None:
+    """How large n may be, where the author says so."""
+    if node.most is None:
+        return None
+    found, limit = checker.argument(node.most), checker.card.limits.max_elements
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= limit:
+        raise BadArgument(f"repeat '{node.id}': most is an integer from 0 to {limit:,}; found {shown(found)}")
+    return found
+
+
+def _times(node: Repeat, times: Value, limit: int, said: int | None) -> tuple[int | None, int]:
+    """How often a repeat runs, where that is known, and how often at most."""
     if isinstance(times, Meta):
         if times.shape not in ((), None) or "int" not in (times.dtype or "int"):
             raise BadArgument(f"repeat '{node.id}': n is one integer; found {times}")
-        return times.size if isinstance(times.size, int) else None
+        if not isinstance(times.size, int):
+            bound = None if times.size is None else most(times.size)
+            return None, min(limit, next(one for one in (said, bound, COMPUTED_TIMES) if one is not None))
+        times = times.size
     if isinstance(times, bool) or not isinstance(times, int) or times < 0:
         raise BadArgument(f"repeat '{node.id}': n is an integer from 0; found {shown(times)}")
-    if times > most:
-        raise TooLarge(f"repeat '{node.id}' runs {times:,} times; the limit is {most:,}")
-    return times
+    if times > limit:
+        raise TooLarge(f"repeat '{node.id}' runs {times:,} times; the limit is {limit:,}")
+    if said is not None and times > said:
+        raise BadArgument(f"repeat '{node.id}' runs {times:,} times, and its 'most' is {said:,}; leave 'most' out")
+    return times, times
 
 
 def _check_carried(node: Repeat, name: str, before: Meta, out: Mapping[str, Meta]) -> None:

@@ -215,11 +215,15 @@ class Map(_Kinded):
 
 
 class Repeat(_Kinded):
-    """A sub-graph n times, or while a carried scalar holds, up to n."""
+    """A sub-graph n times, or while a carried scalar holds, up to n.
+
+    `most`, since protocol 1.1, says how large an n that is computed may turn out: the job is priced by it.
+    """
 
     kind: Literal["repeat"] = "repeat"
     id: Id
     n: Arg
+    most: Arg = None
     carry: dict[Id, Arg] = Field(default_factory=dict)
     body: SubGraph
     while_: Arg = Field(default=None, alias="while")

@@ -23,7 +23,7 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.sizes import Size
-from telepatch_protocol.subgraphs import all_nodes
+from telepatch_protocol.subgraphs import COMPUTED_TIMES, all_nodes
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
@@ -59,8 +59,8 @@ def price(checked: Checked, card: ModelCard) -> Price:
     if cost.nodes > MAX_EVALUATIONS:
         raise TooLarge(
             f"the job evaluates up to {cost.nodes:,} nodes, each as often as maps and repeats do; at most "
-            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as {card.limits.max_elements:,} times: "
-            "give n as a number and end it with 'while'"
+            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as often as its 'most' says, or "
+            f"{COMPUTED_TIMES:,} times: give 'most' a lower number"
         )
     found = Price(
         rows=cost.rows,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
-from telepatch_protocol.graph import Graph
-from telepatch_protocol.subgraphs import all_runs
+from telepatch_protocol.graph import Graph, Repeat
+from telepatch_protocol.subgraphs import all_nodes, all_runs
 
-EDITS = 1
-"""The minor version since which there are edits."""
+EDITS = MOST = 1
+"""The minor versions since which there are edits, and the `most` of a repeat."""
 
 
 def needed(graph: Graph) -> tuple[int, int]:
     """The lowest version whose readers understand the whole document."""
-    edited = bool(graph.edits) or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes)
-    return PROTOCOL[0], EDITS if edited else 0
+    return PROTOCOL[0], max((minor for minor, _ in _news(graph)), default=0)
+
+
+def _news(graph: Graph) -> Iterator[tuple[int, str]]:
+    """What a document holds that was not there from the beginning, and since when it is."""
+    if graph.edits or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes):
+        yield EDITS, "edits are"
+    if any(isinstance(node, Repeat) and node.most is not None for node in all_nodes(graph)):
+        yield MOST, "'most' of a repeat is"
 
 
 def labelled(graph: Graph) -> Graph:
@@ -31,7 +40,8 @@ def check_label(graph: Graph) -> None:
     """
     version = needed(graph)
     if version > graph.protocol:
+        what = next(what for minor, what in _news(graph) if minor == version[1])
         raise VersionError(
-            f"the document says protocol {list(graph.protocol)}, and edits are there since {list(version)}; "
+            f"the document says protocol {list(graph.protocol)}, and {what} there since {list(version)}; "
             f"begin it with 'protocol': {list(version)}"
         )

@@ -159,6 +159,8 @@ def test_sub_graphs_nest_only_so_deep(card: ModelCard):
         (repeat(True, {}, body([], v=1)), BadArgument, "integer from 0"),
         (repeat(1.5, {}, body([], v=1)), BadArgument, "integer from 0"),
         (repeat("$t", {}, body([], v=1)), BadArgument, "n is one integer"),
+        (repeat(3, {}, body([], v=1), most=2), BadArgument, "runs 3 times, and its 'most' is 2"),
+        (repeat(1, {}, body([], v=1), most="$t"), BadArgument, "most is an integer from 0"),
         (repeat(2, {"y": 1.0}, body([], v=1)), BadArgument, "no output 'y' that renews it"),
         (repeat(2, {"y": 1.0}, body([], y=1)), DtypeError, "begins as float32"),
         (repeat(2, {"y": 1.0}, body([], y=[1.0])), ShapeError, "shapes must stay"),

@@ -347,6 +347,19 @@ def test_a_repeat_that_never_runs_gives_what_it_began_with_and_nothing_else(gpt2
     assert (found["seen"].shape, found["seen"].dtype) == ((0, 3, 2), torch.float64)
 
 
+def test_a_computed_number_of_times_over_what_it_was_priced_by_ends_the_job_with_both_numbers(gpt2, build, saved):
+    nodes = [build.call("half", "mul", "$y", 0.5)]
+
+    def task(**more):
+        node = repeat("$n", {"y": 8.0}, nodes, {"y": "$half"}, **more)
+        count = build.call("n", "amax", "$t")
+        return build.task(GPT2, {}, count, node, saves={"y": "$r.y"}, constants={"t": [2, 3]}, protocol=[1, 1])
+
+    assert saved(gpt2, task(most=3))["y"].item() == 1
+    with pytest.raises(BadArgument, match="is to run 3 times; 0 to 2 are allowed; say 'most', up to"):
+        saved(gpt2, task(most=2))
+
+
 def test_a_repeat_ends_when_its_condition_no_longer_holds(gpt2, build, saved):
     nodes = [build.call("half", "mul", "$y", 0.5), build.call("more", "gt", "$half", 0.01)]
     node = repeat(100, {"y": 1.0}, nodes, {"y": "$half", "seen": "$half", "go": "$more"}, **{"while": "$go"})

@@ -55,9 +55,7 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
 
 def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     """One time after the other; what is carried comes out as it ends, the rest stacked."""
-    times = int(frame.tensor(node.n))
-    if not 0 <= times <= (limit := frame.context.card.limits.max_elements):
-        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {limit:,} are allowed")
+    times = _times(frame, node)
     keep = node.id in frame.plan.differentiated
     carried: dict[str, Value] = {name: frame.tensor(value) for name, value in node.carry.items()}
     others: dict[str, list[torch.Tensor]] = {name: [] for name in node.body.out if name not in carried}
@@ -83,6 +81,17 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
         name: stacked(rows, (len(rows),)) if rows else _none(plan.scope.out[name], frame.context.device)
         for name, rows in others.items()
     }
+
+
+def _times(frame: Frame, node: Repeat) -> int:
+    """How often it runs; one that is computed is held against what the job was priced by."""
+    found = frame.argument(node.n)
+    times, limit = int(as_tensor(found, frame.context.device)), frame.context.card.limits.max_elements
+    allowed = frame.plan.scope.counts[node.id][()] if isinstance(found, torch.Tensor) else limit
+    if 0 <= times <= allowed:
+        return times
+    hint = f"; say 'most', up to {limit:,}, to be priced by more" if 0 <= times <= limit else ""
+    raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {allowed:,} are allowed{hint}")
 
 
 def _none(meta: Meta, device: torch.device) -> torch.Tensor:
