@@ -100,12 +100,13 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: 
     """What a scope costs; `flowing` are maps whose outputs are never held as a whole."""
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
+    counted = sum(tokens) + sum(_beside(one, scope, card) for one in passes)
     rows = sum(_rows(one, scope) for one in passes)
     alive = [_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)]
     activations = max(alive, default=0)
     if graphs:  # of all forwards, since values keep them
         activations += sum(_graph(one, count, card) for one, count in zip(passes, tokens, strict=True))
-    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
+    found = _Cost(rows, counted, len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
         for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
@@ -163,6 +164,12 @@ def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
     longest = card.limits.max_positions
     sizes = (scope.inputs[invoke] for invoke in one.invokes)
     return sum(_known(size.rows, 1) * _known(size.length, longest) for size in sizes)
+
+
+def _beside(one: Pass, scope: Scope, card: ModelCard) -> int:
+    """Positions that are none of an input's own: those of images, and of what a decoder is given."""
+    sizes = (scope.inputs[invoke] for invoke in one.invokes)
+    return sum(_known(size.rows, 1) * (_known(size.target, card.limits.max_positions) + size.beside) for size in sizes)
 
 
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 GPT2, LLAMA, BERT, VIT, MLP = "gpt2-random", "llama-random", "bert-random", "vit-digits", "mlp-digits"
-ALBERT, INT8 = "albert-random", "llama-int8"
-OWN = (ALBERT, INT8)
+ALBERT, INT8, LLAVA, T5 = "albert-random", "llama-int8", "llava-random", "t5-random"
+OWN = (ALBERT, INT8, LLAVA, T5)
 """Models of this suite's own, served apart from those that all tests share; their cards are in the folder cards."""
 
 
