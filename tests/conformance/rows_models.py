@@ -156,6 +156,7 @@ GROUP.without(
     'model.trace(inputs={"input_ids": MIXED, "pixel_values": PICTURES})',
     model=LLAVA,
     bare=True,
+    shows="VisionLanguageModel(repo).trace(PROMPT, images=[image])",
     note="An image is a named tensor beside the token ids, in which its patches have their places, as the model's "
     "processor makes them: it stays on your side, as does the prompt's template. A card serves such a model with the "
     "loader that comes along, [models.md](models.md); images are of one size.",

@@ -22,7 +22,7 @@ from telepatch_worker.named_models import patches_of, pixels_of
 from telepatch_worker.random_weights import fill
 
 _IMAGE_TOKENS = ("image_token_id", "image_token_index")
-_SETTINGS = ("model_type", "seed", "attention", "dtype")
+_SETTINGS = ("model_type", "seed", "attention")
 
 
 def load(folder: Path | None, config: dict[str, Any]) -> tuple[nn.Module, dict[str, InputCard]]:
@@ -30,7 +30,7 @@ def load(folder: Path | None, config: dict[str, Any]) -> tuple[nn.Module, dict[s
 
     Args:
         folder: of the weights; None for random ones.
-        config: ``attention`` and ``dtype`` as transformers names them; without a folder also ``model_type``, ``seed``
+        config: ``attention`` as transformers names it; without a folder also ``model_type``, ``seed``
             and whatever the configuration of that type takes.
 
     Raises:
@@ -67,7 +67,7 @@ def _read(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
     found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model: PreTrainedModel = _maker(found).from_pretrained(
         folder,
-        dtype=config.get("dtype", "float32"),
+        dtype="auto",  # as its files have it; the card says what it is held in
         attn_implementation=config.get("attention", "sdpa"),
         use_safetensors=True,
         local_files_only=True,
