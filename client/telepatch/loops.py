@@ -22,7 +22,7 @@ from telepatch_protocol.graph import Node
 from telepatch_protocol.graph import Repeat as RepeatNode
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import Size
-from telepatch_protocol.subgraphs import STEP
+from telepatch_protocol.subgraphs import COMPUTED_TIMES, STEP
 
 
 class Step(Bound):
@@ -52,11 +52,14 @@ class Repeat:
     from 0. Other values that are made inside are stacked over the steps, where they are used after the block.
     """
 
-    def __init__(self, n: Any, carried: dict[str, Any]) -> None:
+    def __init__(self, n: Any, carried: dict[str, Any], most: int | None = None) -> None:
         for name in carried:
             if name in dir(Repeat):
                 raise BadArgument(f"'{name}' means something else on a repeat; choose another name")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int)):
+            raise BadArgument(f"most is an integer, as a repeat is priced by it before anything runs; found {most!r}")
         self._n = n
+        self._most = most
         self._carried = carried
         self._builder: Builder | None = None
         self._scope: Scope | None = None
@@ -81,12 +84,19 @@ class Repeat:
 
         def make(scope: Scope) -> Node:
             carry = {self._wires[name]: start for name, start in self._starts.items()}
-            found = {"id": scope.node, "n": times, "carry": carry, "body": scope.graph(), "while": self._while}
+            found = {
+                "id": scope.node,
+                "n": times,
+                "most": self._most,
+                "carry": carry,
+                "body": scope.graph(),
+                "while": self._while,
+            }
             return RepeatNode.model_validate(found)
 
         bound: dict[str, object] = {self._wires[name]: meta for name, meta in metas.items()}
         known = arguments.plain(self._n)
-        lead = known if isinstance(known, int) else Size.unknown()
+        lead = known if isinstance(known, int) else Size.unknown(COMPUTED_TIMES if self._most is None else self._most)
         scope = self._scope = builder.open("repeat", "repeat", make, bound | {STEP: Meta((), "int64")}, (lead,))
         self._step = Step(builder, STEP, Meta((), "int64"), scope, spelled="loop.step", plain_number=True)
         for name, meta in metas.items():
@@ -184,11 +194,13 @@ class Repeat:
 
 
 @points_home
-def repeat(n: Any, /, **carried: Any) -> Repeat:
+def repeat(n: Any, /, *, most: int | None = None, **carried: Any) -> Repeat:
     """A part of a trace or session several times.
 
     Args:
         n: how often, at most; an integer or a value of one.
+        most: how large a value of `n` may turn out to be: the job is priced by it, and ends with an error where it is
+            more. 1,000 if left out.
         carried: values that each time begins with as the last left them, with what they are at first. They keep their
             shape and dtype.
 
@@ -205,4 +217,4 @@ def repeat(n: Any, /, **carried: Any) -> Repeat:
         ...         loop.while_(loop.y.norm() > 1)
         ...     end = loop.y.save()
     """
-    return Repeat(n, carried)
+    return Repeat(n, carried, most)

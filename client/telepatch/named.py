@@ -12,7 +12,7 @@ from telepatch.bound import Bound
 from telepatch_protocol import refs
 from telepatch_protocol.card import InputCard, ModelCard
 from telepatch_protocol.errors import BadArgument, NotYetSupported
-from telepatch_protocol.named import takes
+from telepatch_protocol.named import check_holds, takes
 
 if TYPE_CHECKING:
     from telepatch.builder import Builder
@@ -40,8 +40,19 @@ def as_inputs(card: ModelCard, form: dict[str, Any], *, guessed: bool) -> dict[s
             main, one = next(iter(card.inputs.items()))
             return {"inputs": {main: _numbers(_arrays(value), one)}}
         if name == "inputs" and isinstance(value, dict):
-            return {"inputs": {key: _numbers(_arrays(item), card.inputs.get(key)) for key, item in value.items()}}
+            found = {key: _numbers(_arrays(item), card.inputs.get(key)) for key, item in value.items()}
+            _check_held(card, found)
+            return {"inputs": found}
     return form
+
+
+def _check_held(card: ModelCard, given: dict[str, Any]) -> None:
+    """Refuse numbers that are here and lack the places of another input."""
+    for name, one in card.inputs.items():
+        value = arguments.plain(given.get(name))
+        if one.holds is not None and isinstance(value, list | tuple | np.ndarray):
+            rows = np.atleast_2d(np.asarray(value))
+            check_holds(f"'{name}'", (rows == one.holds.number).sum(-1).tolist(), one)
 
 
 def sendable(builder: Builder, name: str, value: Any) -> JsonValue:

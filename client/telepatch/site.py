@@ -255,7 +255,7 @@ class SiteValue(Value):
         builder = self._home()
         leaf = self._found[0].leaf
         size = builder.sizes.get(self._invoke or "", Input(0, 0))
-        dims = tuple(dim_of(axis, size.rows, size.length) for axis in leaf.axes)
+        dims = tuple(dim_of(axis, size.rows, size.length, size.target) for axis in leaf.axes)
         return Meta((len(self._found), *dims) if self._address.site.starred else dims, leaf.dtype)
 
     def _no_tuple_item(self, key: Any) -> None:

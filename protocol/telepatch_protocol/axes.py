@@ -12,14 +12,16 @@ _CONTAINERS = ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")
 """Kinds of modules that PyTorch gives no forward."""
 
 
-def dim_of(axis: Axis, rows: Dim, length: Dim) -> Dim:
-    """The size of an axis for an input of so many rows and positions."""
+def dim_of(axis: Axis, rows: Dim, length: Dim, target: Dim = 0) -> Dim:
+    """The size of an axis for an input of so many rows and positions, and positions of what a decoder is given."""
     if isinstance(axis, int):
         return axis
     if axis == "row":
         return rows
     if axis == "pos":
         return length
+    if axis == "target":
+        return target
     return times(rows, length) if axis == "row*pos" else Size.unknown()
 
 

@@ -14,9 +14,10 @@ from telepatch_protocol.errors import BadArgument, DtypeError, GraphError, Shape
 from telepatch_protocol.graph import Cond, Get, Grad, Map, Module, Repeat, Set, SubGraph
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import Part, reduced
-from telepatch_protocol.sizes import Dim, Size, least, product
+from telepatch_protocol.sizes import Dim, Size, least, most, product
 from telepatch_protocol.spans import Group, Span, groups, span_of
-from telepatch_protocol.subgraphs import STEP, VALUE, all_nodes, all_runs, has_runs
+from telepatch_protocol.subgraphs import COMPUTED_TIMES, STEP, VALUE, all_nodes, all_runs, has_runs
+from telepatch_protocol.within import Within, bound_of
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
@@ -69,10 +70,21 @@ def _elements(checker: Checker, node: Map, spans: list[Span], group: Group) -> l
         try:
             found.append(checker.body(node.body, bound, tail=tuple(node.emit.values())))
         except GraphError as error:
-            shown_ = ", ".join(f"{name}={shown(value)}" for name, value in bound.items())
-            error.detail = f"{error.detail} (in map '{node.id}', at {shown_})"
-            raise
+            at = _number(node, spans, places)
+            raise error.inside(Within(kind="map", node=node.id, element=at, bound=bound_of(bound))) from None
     return found
+
+
+def _number(node: Map, spans: list[Span], places: tuple[int, ...]) -> int | None:
+    """Which element of a map it is; None where the lists before it in a grid are of unknown length."""
+    if not node.grid:
+        return places[0]
+    number = 0
+    for span, place in zip(spans, places, strict=True):
+        if not isinstance(span.count, int):
+            return None
+        number = number * span.count + place
+    return number
 
 
 def holes_in(graph: SubGraph) -> frozenset[str]:
@@ -100,32 +112,56 @@ def check_repeat(checker: Checker, node: Repeat) -> dict[str, Meta]:
     if STEP in node.carry:
         raise BadArgument(f"repeat '{node.id}' counts by the name '{STEP}'; carry the value by another name")
     times = checker.argument(node.n)
-    known = _times(node, times, checker.card.limits.max_elements)
+    known, allowed = _times(node, times, checker.card.limits.max_elements, _most(checker, node))
     carried = {name: checker.written(value) for name, value in node.carry.items()}
     steps: tuple[Value, ...] = (Meta((), "int64"),) if known is None else tuple(dict.fromkeys((0, max(0, known - 1))))
     tail = (node.while_, *node.emit.values())
-    scopes = [checker.body(node.body, {**carried, STEP: step}, tail=tail) for step in steps]
+    scopes = [_step(checker, node, {**carried, STEP: step}, tail) for step in steps]
     out = scopes[0].out
     for name, before in carried.items():
         _check_carried(node, name, before, out)
     if node.while_ is not None:
         _check_while(checker, node, scopes[0])
     checker.level.bodies[node.id] = {(): scopes[0]}
-    checker.level.counts[node.id] = {(): known if known is not None else checker.card.limits.max_elements}
-    ran: Dim = known if known is not None and node.while_ is None else Size.unknown(*([known] if known else []))
+    checker.level.counts[node.id] = {(): allowed}
+    ran: Dim = known if known is not None and node.while_ is None else Size.unknown(*([allowed] if allowed else []))
     return {name: meta if name in carried else _stacked(meta, ran) for name, meta in out.items()}
 
 
-def _times(node: Repeat, times: Value, most: int) -> int | None:
+def _step(checker: Checker, node: Repeat, bound: Mapping[str, Value], tail: tuple[JsonValue, ...]) -> Scope:
+    try:
+        return checker.body(node.body, bound, tail=tail)
+    except GraphError as error:
+        step = bound[STEP]
+        raise error.inside(Within(kind="repeat", node=node.id, step=step if isinstance(step, int) else None)) from None
+
+
+def _most(checker: Checker, node: Repeat) -> int | None:
+    """How large n may be, where the author says so."""
+    if node.most is None:
+        return None
+    found, limit = checker.argument(node.most), checker.card.limits.max_elements
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= limit:
+        raise BadArgument(f"repeat '{node.id}': most is an integer from 0 to {limit:,}; found {shown(found)}")
+    return found
+
+
+def _times(node: Repeat, times: Value, limit: int, said: int | None) -> tuple[int | None, int]:
+    """How often a repeat runs, where that is known, and how often at most."""
     if isinstance(times, Meta):
         if times.shape not in ((), None) or "int" not in (times.dtype or "int"):
             raise BadArgument(f"repeat '{node.id}': n is one integer; found {times}")
-        return times.size if isinstance(times.size, int) else None
+        if not isinstance(times.size, int):
+            bound = None if times.size is None else most(times.size)
+            return None, min(limit, next(one for one in (said, bound, COMPUTED_TIMES) if one is not None))
+        times = times.size
     if isinstance(times, bool) or not isinstance(times, int) or times < 0:
         raise BadArgument(f"repeat '{node.id}': n is an integer from 0; found {shown(times)}")
-    if times > most:
-        raise TooLarge(f"repeat '{node.id}' runs {times:,} times; the limit is {most:,}")
-    return times
+    if times > limit:
+        raise TooLarge(f"repeat '{node.id}' runs {times:,} times; the limit is {limit:,}")
+    if said is not None and times > said:
+        raise BadArgument(f"repeat '{node.id}' runs {times:,} times, and its 'most' is {said:,}; leave 'most' out")
+    return times, times
 
 
 def _check_carried(node: Repeat, name: str, before: Meta, out: Mapping[str, Meta]) -> None:
@@ -203,7 +239,10 @@ def _branch(checker: Checker, node: Cond, name: str, branch: SubGraph | JsonValu
         return {VALUE: checker.written(branch)}
     if has_runs(branch):
         raise BadArgument(f"cond '{node.id}': a branch runs no forward; run both and choose between their values")
-    scope = checker.body(branch, {})
+    try:
+        scope = checker.body(branch, {})
+    except GraphError as error:
+        raise error.inside(Within(kind="cond", node=node.id, part=name)) from None
     key = f"{node.id}.{name}"
     checker.level.bodies[key], checker.level.counts[key] = {(): scope}, {(): 1}
     return scope.out

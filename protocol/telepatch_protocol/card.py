@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from telepatch_protocol.dtypes import ITEM_BYTES, is_integer
 
-Axis = int | Literal["row", "pos", "row*pos"] | None
-"""One axis of a tensor: a fixed size, the rows of the batch, the positions of the input, rows times positions, or None
-where two probes of the model did not agree on any of these."""
+Axis = int | Literal["row", "pos", "target", "row*pos"] | None
+"""One axis of a tensor: a fixed size, the rows of the batch, the positions of the input, those of what a decoder is
+given beside it, rows times positions, or None where two probes of the model did not agree on any of these."""
 
 
 class Frozen(BaseModel):
@@ -165,22 +165,36 @@ class Pixels(Frozen):
         return self
 
 
+class Holds(Frozen):
+    """A number that every row of an input has so often: where a model puts what it makes of another input, such as the
+    patches of an image."""
+
+    number: int = Field(ge=0)
+    times: int = Field(gt=0)
+
+
 class InputCard(Frozen):
     """One of the named tensors that a model is called with, where it is not called with tokens.
 
     Attributes:
-        axes: the first is ``row``; others are sizes, or ``pos`` for a length that each input chooses.
+        axes: the first is ``row``; others are sizes, ``pos`` for a length that each input chooses, or ``target`` for
+            another one, that of what a decoder is given.
         dtype: that the model is called with; float values are converted to it, and integers to an integer one.
         below: integers are from 0 to below this; None for a float input.
         optional: whether the model can do without.
         pixels: for images: how uint8 values are prepared; None where they are not taken.
+        holds: a number that each row has so often; None where there is no such.
+        positions: of the model that one row takes beside those of its axes, as the patches of an image do; they count
+            in prices.
     """
 
-    axes: tuple[int | Literal["row", "pos"], ...]
+    axes: tuple[int | Literal["row", "pos", "target"], ...]
     dtype: str = "float32"
     below: int | None = Field(default=None, gt=0)
     optional: bool = False
     pixels: Pixels | None = None
+    holds: Holds | None = None
+    positions: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _has_rows(self) -> InputCard:
@@ -192,6 +206,8 @@ class InputCard(Frozen):
             raise ValueError(f"dtype {self.dtype!r} is not known; there are: {', '.join(ITEM_BYTES)}")
         if is_integer(self.dtype) != (self.below is not None):
             raise ValueError(f"an integer input says what its numbers are 'below', no other does; dtype {self.dtype}")
+        if self.holds is not None and (self.axes != ("row", "pos") or self.holds.number >= (self.below or 0)):
+            raise ValueError(f"what rows hold is a number below {self.below}, along ('row', 'pos'); found {self.axes}")
         channels = self.axes[1] if len(self.axes) > 1 else None
         if self.pixels is not None and self.pixels.mean and len(self.pixels.mean) != channels:
             raise ValueError(f"mean and std have one number for each of {channels} channels; found {self.pixels.mean}")
@@ -200,7 +216,7 @@ class InputCard(Frozen):
     @property
     def shape(self) -> str:
         """The axes as error messages show them."""
-        names = {"row": "rows", "pos": "length"}
+        names = {"row": "rows", "pos": "length", "target": "target length"}
         return f"({', '.join(names.get(str(axis), str(axis)) for axis in self.axes)})"
 
 

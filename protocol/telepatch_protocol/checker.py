@@ -310,7 +310,7 @@ class Checker(Lookup):
         if self._backward and not is_float(leaf.dtype):
             raise DtypeError(f"'{site}' holds {leaf.dtype}; only floating values have gradients")
         size = Input(0, 0) if places[0].order < 0 else self.inputs[self.invoke_of(node)]
-        shape = tuple(dim_of(axis, size.rows, size.length) for axis in leaf.axes)
+        shape = tuple(dim_of(axis, size.rows, size.length, size.target) for axis in leaf.axes)
         if level.attended is not None and leaf.axes.count("pos") > 1:
             keys = max(at for at, axis in enumerate(leaf.axes) if axis == "pos")
             shape = (*shape[:keys], level.attended, *shape[keys + 1 :])

@@ -40,13 +40,20 @@ Errors cross the wire as an `ErrorRecord` and come back as the class named by it
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from telepatch_protocol.within import Within
 
 
 class ErrorRecord(BaseModel):
-    """An error as data: what was found, at which node, at which line of the author's file."""
+    """An error as data: what was found, at which node, at which line of the author's file.
+
+    `within`, since protocol 1.1, is written only where there is something to say: for a node inside sub-graphs, which
+    element or step of each it was, the outermost first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -56,6 +63,16 @@ class ErrorRecord(BaseModel):
     file: str | None = None
     line: int | None = None
     parent: str | None = None
+    within: tuple[Within, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _short(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = plain(self)
+        if self.within:
+            found["within"] = [one.model_dump(exclude_defaults=True) for one in self.within]
+        else:
+            del found["within"]
+        return found
 
 
 class TelepatchError(Exception):
@@ -67,6 +84,7 @@ class TelepatchError(Exception):
         file: the author's file, where known.
         line: the line in that file, counted from 1.
         parent: id of what causes it, if it is elsewhere: another job, or in a causal loop another node.
+        within: which elements and steps of the nodes around it, the outermost first.
     """
 
     def __init__(
@@ -77,6 +95,7 @@ class TelepatchError(Exception):
         file: str | None = None,
         line: int | None = None,
         parent: str | None = None,
+        within: Sequence[Within] = (),
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -84,10 +103,12 @@ class TelepatchError(Exception):
         self.file = file
         self.line = line
         self.parent = parent
+        self.within = tuple(within)
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file and self.line else ""
-        return f"{where}{self.detail}"
+        inside = ", ".join(f"in {one}" for one in self.within)
+        return f"{where}{self.detail}" + (f" [{inside}]" if inside else "")
 
     @classmethod
     def code(cls) -> str:
@@ -101,10 +122,21 @@ class TelepatchError(Exception):
             self.file, self.line = file, line
         return self
 
+    def inside(self, *around: Within) -> TelepatchError:
+        """Say what is around all that is known so far, the outermost first, and return self."""
+        self.within = (*around, *self.within)
+        return self
+
     def record(self) -> ErrorRecord:
         """This error as data."""
         return ErrorRecord(
-            code=self.code(), detail=self.detail, node=self.node, file=self.file, line=self.line, parent=self.parent
+            code=self.code(),
+            detail=self.detail,
+            node=self.node,
+            file=self.file,
+            line=self.line,
+            parent=self.parent,
+            within=self.within,
         )
 
 
@@ -251,4 +283,6 @@ def from_record(record: ErrorRecord | dict[str, Any]) -> TelepatchError:
     """The error that a record stands for; a code from a newer service becomes its nearest known base."""
     found = record if isinstance(record, ErrorRecord) else ErrorRecord.model_validate(record)
     cls = ERRORS.get(found.code, TelepatchError)
-    return cls(found.detail, node=found.node, file=found.file, line=found.line, parent=found.parent)
+    return cls(
+        found.detail, node=found.node, file=found.file, line=found.line, parent=found.parent, within=found.within
+    )

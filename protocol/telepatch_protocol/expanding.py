@@ -23,6 +23,7 @@ from telepatch_protocol.refs import Ref
 from telepatch_protocol.renaming import Renaming
 from telepatch_protocol.subgraphs import STEP, all_nodes, all_runs, bodies_of
 from telepatch_protocol.versions import labelled
+from telepatch_protocol.within import Within
 
 MAX_BYTES = 64 * 2**20
 """Bytes that the nodes of all edits of a graph may take once they are in place."""
@@ -59,9 +60,14 @@ class Expanded:
             error.detail = f"edit '{origin.edit}', node '{origin.node}'{where}: {error.detail}"
             error.node = origin.invoke
             error.file, error.line = self.graph.place_of(origin.invoke)
+        error.within = tuple(self._own_part(one) for one in error.within)
         if (cause := self.origins.get(error.parent or "")) is not None:
             error.parent = cause.invoke
         return error
+
+    def _own_part(self, one: Within) -> Within:
+        origin = self.origins.get(one.node)
+        return one if origin is None else one.model_copy(update={"node": origin.node, "place": origin.line})
 
     def own(self, detail: str, edit: str) -> str:
         """A message that has nodes by their names in their edits, with the edit where it is another than `edit`."""

@@ -26,12 +26,13 @@ from telepatch_protocol.fitting import (
     copies_of,
     numbers_of,
 )
-from telepatch_protocol.graph import Fit, Parameter
+from telepatch_protocol.graph import Fit, Parameter, SubGraph
 from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.reductions import WEIGHT, Part, reduced
 from telepatch_protocol.sizes import Dim, Size, most_elements, product
 from telepatch_protocol.spans import Span, groups, span_of
 from telepatch_protocol.subgraphs import STEP, has_runs
+from telepatch_protocol.within import Within, bound_of
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
@@ -184,7 +185,7 @@ def _before(checker: Checker, node: Fit, known: Mapping[str, Value], steps: int)
         return None
     if has_runs(node.before):
         raise BadArgument(f"fit '{node.id}': what comes before a step runs no forward; the body does")
-    return dict(_scope(checker, node, "before", checker.body(node.before, known), steps).out)
+    return dict(_scope(checker, node, "before", _part(checker, node, "before", node.before, known), steps).out)
 
 
 def _numbers(checker: Checker, node: Fit, known: Mapping[str, Value]) -> None:
@@ -228,7 +229,7 @@ def _rows(node: Fit, spans: list[Span], size: int) -> dict[str, Value]:
 
 
 def _batch(checker: Checker, node: Fit, known: Mapping[str, Value], steps: int) -> dict[str, Meta]:
-    return dict(_scope(checker, node, "", checker.body(node.body, known), steps).out)
+    return dict(_scope(checker, node, "", _part(checker, node, "", node.body, known), steps).out)
 
 
 def _examples(
@@ -247,7 +248,7 @@ def _examples(
     for group in found:
         for places in group.samples:
             bound = {span.name: span.at(place) for span, place in zip(spans, places, strict=True)}
-            scope = _example(checker, node, {**known, **bound}, bound)
+            scope = _example(checker, node, {**known, **bound}, bound, places[0])
             scopes.setdefault(group.key, scope)
         times[group.key] = max(1, steps * min(size, whole) * group.count // max(1, whole))
         parts.append(Part(scopes[group.key].out, group.count))
@@ -257,13 +258,18 @@ def _examples(
     return reduced(as_map(node), parts, lead)
 
 
-def _example(checker: Checker, node: Fit, known: Mapping[str, Value], bound: Mapping[str, Value]) -> Scope:
+def _example(checker: Checker, node: Fit, known: Mapping[str, Value], bound: Mapping[str, Value], at: int) -> Scope:
     try:
         return checker.body(node.body, known)
     except GraphError as error:
-        shown_ = ", ".join(f"{name}={shown(value)}" for name, value in bound.items())
-        error.detail = f"{error.detail} (in fit '{node.id}', at {shown_})"
-        raise
+        raise error.inside(Within(kind="fit", node=node.id, element=at, bound=bound_of(bound))) from None
+
+
+def _part(checker: Checker, node: Fit, name: str, graph: SubGraph, known: Mapping[str, Value]) -> Scope:
+    try:
+        return checker.body(graph, known)
+    except GraphError as error:
+        raise error.inside(Within(kind="fit", node=node.id, part=name or None)) from None
 
 
 def _check_example(node: Fit, out: Mapping[str, Meta]) -> None:
@@ -293,7 +299,7 @@ def _check_loss(node: Fit, out: Mapping[str, Meta]) -> None:
 def _after(
     checker: Checker, node: Fit, known: Mapping[str, Value], renewed: Mapping[str, Meta], steps: int
 ) -> Mapping[str, Meta]:
-    scope = _scope(checker, node, "after", checker.body(after_graph(node), known), steps)
+    scope = _scope(checker, node, "after", _part(checker, node, "after", after_graph(node), known), steps)
     for name in node.after.carry if node.after is not None else ():
         if name not in renewed:
             listed = ", ".join(renewed)
@@ -317,5 +323,5 @@ def _evaluated(checker: Checker, node: Fit, known: Mapping[str, Value], steps: i
         return {}
     every = checker.argument(node.evaluate.every)
     times = max(1, steps // every) if isinstance(every, int) else steps
-    scope = _scope(checker, node, "evaluate", checker.body(node.evaluate.body, known), times)
+    scope = _scope(checker, node, "evaluate", _part(checker, node, "evaluate", node.evaluate.body, known), times)
     return {f"{EVALUATED}.{name}": _over_time(meta, times) for name, meta in scope.out.items()}

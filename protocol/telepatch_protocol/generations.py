@@ -27,6 +27,7 @@ from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import Dim, Shape, Size, product
 from telepatch_protocol.subgraphs import STEP, all_nodes, bodies_of, has_runs
 from telepatch_protocol.told import check_told
+from telepatch_protocol.within import Within
 
 if TYPE_CHECKING:
     from telepatch_protocol.checker import Checker
@@ -142,9 +143,7 @@ class _Walk:
             try:
                 one = self._step(step, state)
             except GraphError as error:
-                where = "the prompt" if step == 0 else f"step {step}"
-                error.detail = f"{error.detail} (in generation '{self.node.id}', at {where})"
-                raise
+                raise error.inside(Within(kind="generation", node=self.node.id, step=step)) from None
             found = found or one
         assert found is not None
         if end - begin > 1:

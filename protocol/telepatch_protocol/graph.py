@@ -227,11 +227,15 @@ class Map(_Kinded):
 
 
 class Repeat(_Kinded):
-    """A sub-graph n times, or while a carried scalar holds, up to n."""
+    """A sub-graph n times, or while a carried scalar holds, up to n.
+
+    `most`, since protocol 1.1, says how large an n that is computed may turn out: the job is priced by it.
+    """
 
     kind: Literal["repeat"] = "repeat"
     id: Id
     n: Arg
+    most: Arg = None
     carry: dict[Id, Arg] = Field(default_factory=dict)
     body: SubGraph
     while_: Arg = Field(default=None, alias="while")
@@ -418,6 +422,10 @@ class Graph(Frozen):
     def blame(self, error: TelepatchError, id: str | None) -> TelepatchError:
         """An error with the node or invoke that it concerns and the author's line, where it does not have them yet."""
         file, line = self.place_of(error.node or id)
+        places = [one.place or self.lines.get(one.node) for one in error.within]
+        error.within = tuple(
+            one.model_copy(update={"place": place}) for one, place in zip(error.within, places, strict=True)
+        )
         return error.at(node=id, file=file, line=line)
 
 

@@ -23,10 +23,13 @@ class Input:
     """The size of one invoke's input: rows, and positions of each; symbols where not known yet.
 
     Where a model's inputs have no positions (an image of a fixed size), `length` is 1 (`named.ONE_POSITION`).
+    `target` are positions of what a decoder is given beside it, and `beside` those that only prices count, of images.
     """
 
     rows: Dim
     length: Dim
+    target: Dim = 0
+    beside: int = 0
 
 
 def size_of(
@@ -116,6 +119,11 @@ def check_limits(invoke: Invoke, size: Input, card: ModelCard) -> None:
         raise ShapeError(
             f"the input of invoke '{invoke.id}' has {size.length} {'positions' if card.inputs else 'tokens'}; "
             f"model '{card.id}' takes 1 to {limits.max_positions}"
+        )
+    if isinstance(size.target, int) and size.target > limits.max_positions:
+        raise ShapeError(
+            f"what invoke '{invoke.id}' gives the decoder has {size.target} positions; model '{card.id}' takes 1 to "
+            f"{limits.max_positions}"
         )
     if isinstance(size.rows, int) and size.rows > limits.max_rows:
         raise TooLarge(f"invoke '{invoke.id}' has {size.rows} rows; the limit is {limits.max_rows}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from telepatch_protocol.card import InputCard, ModelCard
 from telepatch_protocol.dtypes import is_float, is_integer
@@ -23,8 +23,8 @@ def takes(card: ModelCard) -> str:
     return ", ".join(f"{name} {one.dtype} {one.shape}" for name, one in card.inputs.items())
 
 
-def named_size(invoke: str, given: Mapping[str, object], card: ModelCard) -> tuple[Dim, Dim]:
-    """Rows and positions of an input of named tensors.
+def named_size(invoke: str, given: Mapping[str, object], card: ModelCard) -> tuple[Dim, Dim, Dim, int]:
+    """Rows, positions and target positions of an input of named tensors, and positions beside that prices count.
 
     Args:
         invoke: its id.
@@ -38,16 +38,43 @@ def named_size(invoke: str, given: Mapping[str, object], card: ModelCard) -> tup
     _check_names(invoke, given, card)
     rows: dict[str, Dim] = {}
     lengths: dict[str, Dim] = {}
+    targets: dict[str, Dim] = {}
     for name, value in given.items():
         wanted = card.inputs[name]
         what = f"invoke '{invoke}': '{name}'"
         meta = _meta(what, value, wanted)
         check_dtype(what, value, meta.dtype, wanted)
-        row, length = _sizes(what, meta, wanted)
-        rows[name] = row
-        if length is not None:
-            lengths[name] = length
-    return _common(invoke, "rows", rows), _common(invoke, "positions", lengths) if lengths else ONE_POSITION
+        sizes = _sizes(what, meta, wanted)
+        rows[name] = sizes["row"]
+        lengths |= {name: sizes["pos"]} if "pos" in sizes else {}
+        targets |= {name: sizes["target"]} if "target" in sizes else {}
+    return (
+        _common(invoke, "rows", rows),
+        _common(invoke, "positions", lengths) if lengths else ONE_POSITION,
+        _common(invoke, "target positions", targets) if targets else 0,
+        sum(card.inputs[name].positions for name in given),
+    )
+
+
+def check_holds(what: str, counts: Iterable[int], takes: InputCard) -> None:
+    """Refuse rows that do not have the places of another input, such as those of an image's patches.
+
+    Args:
+        what: the input, as the error says it.
+        counts: how often each row has the number.
+        takes: the input as the card has it.
+
+    Raises:
+        BadArgument: naming the first row that has it more or less often.
+    """
+    if takes.holds is None:
+        return
+    for row, count in enumerate(counts):
+        if count != takes.holds.times:
+            raise BadArgument(
+                f"{what}: row {row} has {takes.holds.number} {count} times; each row has it {takes.holds.times} times, "
+                "one for each place of what the model makes of its other input"
+            )
 
 
 def check_dtype(what: str, value: object, dtype: str | None, takes: InputCard) -> None:
@@ -97,10 +124,10 @@ def _meta(what: str, value: object, takes: InputCard) -> Meta:
     raise BadArgument(f"{what} is a tensor of shape {takes.shape}; found {shown(value)}")
 
 
-def _sizes(what: str, meta: Meta, takes: InputCard) -> tuple[Dim, Dim | None]:
-    """Rows, and positions where the input has such an axis."""
+def _sizes(what: str, meta: Meta, takes: InputCard) -> dict[str, Dim]:
+    """Rows, and positions and target positions where the input has such axes."""
     if meta.shape is None:
-        return Size.unknown(), Size.unknown() if "pos" in takes.axes else None
+        return {axis: Size.unknown() for axis in takes.axes if isinstance(axis, str)}
     shape: Shape = (1, *meta.shape) if len(meta.shape) == len(takes.axes) - 1 else meta.shape
     if len(shape) != len(takes.axes) or not all(
         isinstance(axis, str) or isinstance(have, Size) or have == axis
@@ -109,8 +136,11 @@ def _sizes(what: str, meta: Meta, takes: InputCard) -> tuple[Dim, Dim | None]:
         raise ShapeError(f"{what} has shape {takes.shape}, found {meta.shape}{_hint(meta.shape, takes)}")
     if 0 in shape:
         raise ShapeError(f"{what} is empty: its shape is {meta.shape}")
-    lengths = {dim for dim, axis in zip(shape, takes.axes, strict=True) if axis == "pos"}
-    return shape[0], _common(what, "positions", dict(enumerate(lengths))) if lengths else None
+    own: dict[str, list[Dim]] = {}
+    for dim, axis in zip(shape, takes.axes, strict=True):
+        if isinstance(axis, str):
+            own.setdefault(axis, []).append(dim)
+    return {axis: _common(what, "positions", dict(enumerate(dims))) for axis, dims in own.items()}
 
 
 def _hint(shape: Shape, takes: InputCard) -> str:

@@ -23,7 +23,7 @@ from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.order import refs_of
 from telepatch_protocol.sizes import Size
-from telepatch_protocol.subgraphs import all_nodes
+from telepatch_protocol.subgraphs import COMPUTED_TIMES, all_nodes
 
 ACTIVATIONS_ALIVE = 4
 """How many copies of a model's widest activation are taken to be alive at once in a forward."""
@@ -59,8 +59,8 @@ def price(checked: Checked, card: ModelCard) -> Price:
     if cost.nodes > MAX_EVALUATIONS:
         raise TooLarge(
             f"the job evaluates up to {cost.nodes:,} nodes, each as often as maps and repeats do; at most "
-            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as {card.limits.max_elements:,} times: "
-            "give n as a number and end it with 'while'"
+            f"{MAX_EVALUATIONS:,} can be. A repeat whose n is computed counts as often as its 'most' says, or "
+            f"{COMPUTED_TIMES:,} times: give 'most' a lower number"
         )
     found = Price(
         rows=cost.rows,
@@ -100,12 +100,13 @@ def _cost(scope: Scope, kept: set[str], card: ModelCard, graphs: bool, flowing: 
     """What a scope costs; `flowing` are maps whose outputs are never held as a whole."""
     passes = scope.schedule.passes
     tokens = [_tokens(one, scope, card) for one in passes]
+    counted = sum(tokens) + sum(_beside(one, scope, card) for one in passes)
     rows = sum(_rows(one, scope) for one in passes)
     alive = [_activations(one, count, card) for one, count in zip(passes, tokens, strict=True)]
     activations = max(alive, default=0)
     if graphs:  # of all forwards, since values keep them
         activations += sum(_graph(one, count, card) for one, count in zip(passes, tokens, strict=True))
-    found = _Cost(rows, sum(tokens), len(passes), 0, scope.flops, rows, 1 + len(scope.order))
+    found = _Cost(rows, counted, len(passes), 0, scope.flops, rows, 1 + len(scope.order))
     inside: dict[str, int] = {}
     for node in scope.order:
         for name in (node.id, *(f"{node.id}.{part}" for part in _PARTS)):
@@ -179,6 +180,12 @@ def _tokens(one: Pass, scope: Scope, card: ModelCard) -> int:
     longest = card.limits.max_positions
     sizes = (scope.inputs[invoke] for invoke in one.invokes)
     return sum(_known(size.rows, 1) * _known(size.length, longest) for size in sizes)
+
+
+def _beside(one: Pass, scope: Scope, card: ModelCard) -> int:
+    """Positions that are none of an input's own: those of images, and of what a decoder is given."""
+    sizes = (scope.inputs[invoke] for invoke in one.invokes)
+    return sum(_known(size.rows, 1) * (_known(size.target, card.limits.max_positions) + size.beside) for size in sizes)
 
 
 def _activations(one: Pass, tokens: int, card: ModelCard) -> int:

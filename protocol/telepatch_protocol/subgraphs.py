@@ -27,6 +27,9 @@ from telepatch_protocol.graph import (
 MAX_DEPTH = 8
 """How deep sub-graphs may nest."""
 
+COMPUTED_TIMES = 1_000
+"""How often a repeat runs at most whose n is computed and that does not say how large it may be."""
+
 STEP = "step"
 """The name under which the body of a `repeat` knows how often it has run before, and a generation's `each` its step."""
 

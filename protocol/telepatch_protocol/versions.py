@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
-from telepatch_protocol.graph import Graph
-from telepatch_protocol.subgraphs import all_runs, logs_in
+from telepatch_protocol.graph import Graph, Repeat
+from telepatch_protocol.subgraphs import all_nodes, all_runs, logs_in
 
 _SETTINGS = ("min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
-SINCE = {"edits": 1, "adapters": 1, "logs": 1, "the settings " + ", ".join(_SETTINGS): 1}
+SINCE = {"edits": 1, "adapters": 1, "logs": 1, "repeats with 'most'": 1, "the settings " + ", ".join(_SETTINGS): 1}
 """The minor version since which there is something, by its name."""
 
 
@@ -25,6 +25,8 @@ def _used(graph: Graph) -> Iterator[str]:
         yield "adapters"
     if any(True for _ in logs_in(graph)):
         yield "logs"
+    if any(isinstance(node, Repeat) and node.most is not None for node in all_nodes(graph)):
+        yield "repeats with 'most'"
 
 
 def needed(graph: Graph) -> tuple[int, int]:

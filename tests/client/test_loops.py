@@ -9,6 +9,7 @@ import pytest
 
 import telepatch
 from telepatch.model import Model
+from telepatch_protocol import wire
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import check
 from telepatch_protocol.errors import BadArgument, DtypeError, ShapeError, TraceError, UnknownName
@@ -70,6 +71,27 @@ def test_a_repeat_may_run_the_model_and_stop_early(model: Model, card: ModelCard
     (node,) = (one for one in s.graph.nodes if isinstance(one, Repeat))
     assert node.while_ is not None
     assert len(node.body.runs) == 1
+
+
+def test_how_large_a_computed_n_may_be_is_said_and_needs_the_version_that_knows_it(
+    model: Model, card: ModelCard
+) -> None:
+    def traced(**more: Any) -> Any:
+        with model.trace([1, 2, 3]) as t:
+            n = model.blocks[0].output[0, -1].argmax()
+            with telepatch.repeat(n, y=1.0, **more) as loop:
+                loop.y = loop.y * 0.5
+                seen = loop.y * 1
+            seen.save("seen")
+        return t
+
+    assert traced().graph.protocol == (1, 0)
+    t = traced(most=7)
+    assert t.graph.protocol == (1, 1)
+    graph = wire.decode(t.graph.to_json())
+    assert check(graph, card).saves["seen"].bytes_at_most({}) == 7 * 4
+    with pytest.raises(BadArgument, match=r"most is an integer.*found 2\.5"):
+        telepatch.repeat(3, most=2.5)  # type: ignore[arg-type]
 
 
 def test_the_count_of_an_outer_repeat_is_its_own_inside_an_inner_one(model: Model, card: ModelCard) -> None:

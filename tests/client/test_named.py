@@ -9,7 +9,7 @@ import pytest
 
 from telepatch.model import Model
 from telepatch.trace import Trace
-from telepatch_protocol.card import InputCard, ModelCard, Pixels
+from telepatch_protocol.card import Holds, InputCard, ModelCard, Pixels
 from telepatch_protocol.errors import BadArgument, DtypeError, NotYetSupported, ShapeError, TelepatchError, UnknownName
 
 COLOUR = InputCard(axes=("row", 3, 8, 6), pixels=Pixels())
@@ -51,6 +51,15 @@ def test_named_tensors_go_as_they_are(eye: Model) -> None:
     assert found.dtype == np.uint8
     assert np.array_equal(found, given)
     assert np.array_equal(sent(eye, {"pixel_values": given}), given)
+
+
+def test_ids_that_lack_the_places_of_an_image_are_refused_where_they_are_given(card: ModelCard) -> None:
+    ids = InputCard(axes=("row", "pos"), dtype="int64", below=9, holds=Holds(number=8, times=2))
+    mixed = served(card, "module", input_ids=ids)
+    assert sent(mixed, inputs={"input_ids": np.array([[1, 8, 8, 2]])}).tolist() == [[1, 8, 8, 2]]
+    for wrong in (np.array([[8, 8], [8, 1]]), [[8, 8, 1], [1, 8, 1]]):
+        with pytest.raises(BadArgument, match="'input_ids': row 1 has 8 1 times; each row has it 2 times"):
+            sent(mixed, inputs={"input_ids": wrong})
 
 
 def test_a_bare_array_is_the_one_input_of_a_model_without_tokens(card: ModelCard, eye: Model) -> None:

@@ -201,8 +201,9 @@ def test_an_element_that_cannot_run_is_named_at_the_line_where_it_is_used(model:
         with model.sweep(layer=range(2), pos=[0, 9]) as v, model.trace([1, 2, 3]):
             model.blocks[v.layer].output[:, v.pos].save()
 
-    error = refused(IndexOutOfRange, r"index 9 .*pos=9", run)
+    error = refused(IndexOutOfRange, r"index 9 .*in element 1 of map .*layer=0, pos=9", run)
     assert error.line == run.__code__.co_firstlineno + 2
+    assert error.within[0].place == f"test_sweeps.py:{run.__code__.co_firstlineno + 1}"
 
 
 def test_a_module_that_is_not_there_is_named_at_its_line(model: Model) -> None:

@@ -175,8 +175,13 @@ def test_a_circle_is_refused_at_the_line_of_the_write(model: Model) -> None:
 
 
 def test_a_stack_that_would_feed_its_own_modules_is_answered_with_a_loop(model: Model) -> None:
-    with pytest.raises(CausalLoop, match="write a loop over them"), model.trace("x"):
+    with pytest.raises(CausalLoop) as caught, model.trace("x"):
         model.blocks[:].resid_post *= 0.5
+        model.lm_head.output.save()
+    assert caught.value.detail.endswith("for one in model.blocks: one.resid_post = one.resid_post * 0.5")
+    with model.trace("x"):
+        for one in model.blocks:
+            one.resid_post = one.resid_post * 0.5
         model.lm_head.output.save()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nnsight as nn
 import numpy as np
 import torch
-from table import ADAPTED, INT8, Group
+from table import ADAPTED, INT8, LLAVA, T5, Group
 
 GROUP = Group("Models")
 
@@ -183,13 +183,108 @@ GROUP.without(
     "Its denoiser alone can be served as a module with named tensors, [models.md](models.md), and the loop written as "
     "a session of traces.",
 )
-GROUP.without(
-    "vision-language and encoder-decoder models",
-    "VisionLanguageModel(repo)",
-    "An input is tokens or named tensors, and the processors that mix the two are code of the model's own.",
-    "Serve it as a module with named tensors (`input_ids`, `pixel_values`, `decoder_input_ids`) and run its processor "
-    "on the client; images alone are an input of vision models.",
+
+
+@GROUP.row(
+    "vision-language models",
+    "model.trace(input_ids=torch.tensor(MIXED), pixel_values=torch.tensor(PICTURES))",
+    'model.trace(inputs={"input_ids": MIXED, "pixel_values": PICTURES})',
+    model=LLAVA,
+    bare=True,
+    shows="VisionLanguageModel(repo).trace(PROMPT, images=[image])",
+    note="An image is a named tensor beside the token ids, in which its patches have their places, as the model's "
+    "processor makes them: it stays on your side, as does the prompt's template. A card serves such a model with the "
+    "loader that comes along, [models.md](models.md); images are of one size.",
 )
+class VisionLanguage:
+    @staticmethod
+    def nnsight(model):
+        with model.trace(input_ids=torch.tensor(MIXED), pixel_values=torch.tensor(PICTURES)):
+            seen = nn.save(model.model.vision_tower.encoder.layers[1].output)
+            model.model.multi_modal_projector.output[:, 2] = 0
+            stream = nn.save(model.model.language_model.layers[1].output)
+            logits = nn.save(model.output.logits)
+        return seen, stream, logits
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace(inputs={"input_ids": MIXED, "pixel_values": PICTURES}):
+            seen = model.model.vision_tower.encoder.layers[1].output.save()
+            model.model.multi_modal_projector.output[:, 2] = 0
+            stream = model.model.language_model.layers[1].output.save()
+            logits = model.output.save()
+        return seen, stream, logits
+
+
+MIXED = np.array([[5, 66, 66, 66, 66, 7, 8], [9, 66, 66, 66, 66, 3, 1]])
+PICTURES = np.linspace(-1, 1, 2 * 3 * 64, dtype=np.float32).reshape(2, 3, 8, 8)
+
+
+@GROUP.row(
+    "one image in place of another",
+    "model.model.multi_modal_projector.output[:] = other",
+    "model.model.multi_modal_projector.output = other",
+    model=LLAVA,
+    bare=True,
+    note="Two inputs of one trace share a forward here, also of named tensors.",
+)
+class OtherImage:
+    @staticmethod
+    def nnsight(model):
+        with model.trace(input_ids=torch.tensor(MIXED[:1]), pixel_values=torch.tensor(PICTURES[:1])):
+            other = nn.save(model.model.multi_modal_projector.output)
+        with model.trace(input_ids=torch.tensor(MIXED[1:]), pixel_values=torch.tensor(PICTURES[1:])):
+            model.model.multi_modal_projector.output[:] = other
+            logits = nn.save(model.output.logits)
+        return logits
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace() as t:
+            with t.invoke(inputs={"input_ids": MIXED[:1], "pixel_values": PICTURES[:1]}):
+                other = model.model.multi_modal_projector.output
+            with t.invoke(inputs={"input_ids": MIXED[1:], "pixel_values": PICTURES[1:]}):
+                model.model.multi_modal_projector.output = other
+                logits = model.output.save()
+        return logits
+
+
+@GROUP.row(
+    "encoder-decoder models",
+    "model.trace(input_ids=torch.tensor(SOURCE), decoder_input_ids=torch.tensor(TARGET))",
+    'model.trace(inputs={"input_ids": SOURCE, "decoder_input_ids": TARGET})',
+    model=T5,
+    bare=True,
+    note="What the encoder reads and what the decoder is given each have a length of their own. **Difference.** "
+    "Generation is for models with a decoder alone: here a trace is one forward, and a loop of traces gives the "
+    "decoder one token more each time.",
+)
+class EncoderDecoder:
+    @staticmethod
+    def nnsight(model):
+        with model.trace(input_ids=torch.tensor(SOURCE), decoder_input_ids=torch.tensor(TARGET)):
+            read = nn.save(model.encoder.block[1].output[0])
+            model.encoder.final_layer_norm.output[:, 3] = 0
+            across = nn.save(model.decoder.block[0].layer[1].EncDecAttention.output[0])
+            model.decoder.block[1].layer[1].EncDecAttention.q.output[:, -1] = 0
+            logits = nn.save(model.output.logits)
+        return read, across, logits
+
+    @staticmethod
+    def telepatch(model):
+        with model.trace(inputs={"input_ids": SOURCE, "decoder_input_ids": TARGET}):
+            read = model.encoder.block[1].outputs[0].save()
+            model.encoder.final_layer_norm.output[:, 3] = 0
+            across = model.decoder.block[0].layer[1].EncDecAttention.outputs[0].save()
+            model.decoder.block[1].layer[1].EncDecAttention.q.output[:, -1] = 0
+            logits = model.output.save()
+        return read, across, logits
+
+
+SOURCE = np.array([[5, 9, 12, 7, 30, 1], [8, 8, 2, 40, 11, 1]])
+TARGET = np.array([[0, 14, 3], [0, 21, 60]])
+
+
 GROUP.without(
     "pipe: task pipelines",
     "with model.pipe(PROMPT) as tracer:",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 GPT2, LLAMA, BERT, VIT, MLP = "gpt2-random", "llama-random", "bert-random", "vit-digits", "mlp-digits"
-ALBERT, INT8, ADAPTED = "albert-random", "llama-int8", "llama-adapters"
-OWN = (ALBERT, INT8, ADAPTED)
+ALBERT, INT8, ADAPTED, LLAVA, T5 = "albert-random", "llama-int8", "llama-adapters", "llava-random", "t5-random"
+OWN = (ALBERT, INT8, ADAPTED, LLAVA, T5)
 """Models of this suite's own, served apart from those that all tests share; their cards are in the folder cards."""
 
 

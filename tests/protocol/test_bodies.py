@@ -89,7 +89,9 @@ def test_the_last_step_of_a_repeat_is_looked_at_too(card: ModelCard):
 
 def test_an_index_past_the_end_of_the_shortest_element_is_refused_with_the_element(card: ModelCard):
     read = body([get("z", "head:output", index=[0, 3])], ids="$p", v="$z")
-    with pytest.raises(IndexOutOfRange, match=r"index 3 is past the end.*in map 'm', at p=\[9, 9\]") as caught:
+    with pytest.raises(
+        IndexOutOfRange, match=r"index 3 is past the end.*in element 1 of map 'm' \(p=\[9, 9\]\)"
+    ) as caught:
         checked(card, over(read, p=[[1, 2, 3, 4], [9, 9], [1, 2, 3, 4, 5]]))
     assert caught.value.node == "z"
 
@@ -114,7 +116,9 @@ def test_a_map_may_go_over_lists_that_the_map_around_it_goes_over(card: ModelCar
     found = checked(card, over(body([over(read, id="inner", layer="$layers")], v="$inner.w"), layers=[[0, 1], [2, 3]]))
     assert found.saves["v"].shape == (2, 2, 8)
     assert set(found.scope.bodies["m"]) == {(("list", "[0, 1]"),), (("list", "[2, 3]"),)}
-    with pytest.raises(UnknownSite, match=r"layer=9.*layers=\[2, 9\]"):
+    with pytest.raises(
+        UnknownSite, match=r"in element 1 of map 'm' \(layers=\[2, 9\]\), in element 1 of map 'inner' \(layer=9\)"
+    ):
         checked(card, over(body([over(read, id="inner", layer="$layers")], v="$inner.w"), layers=[[0, 1], [2, 9]]))
 
 
@@ -155,6 +159,8 @@ def test_sub_graphs_nest_only_so_deep(card: ModelCard):
         (repeat(True, {}, body([], v=1)), BadArgument, "integer from 0"),
         (repeat(1.5, {}, body([], v=1)), BadArgument, "integer from 0"),
         (repeat("$t", {}, body([], v=1)), BadArgument, "n is one integer"),
+        (repeat(3, {}, body([], v=1), most=2), BadArgument, "runs 3 times, and its 'most' is 2"),
+        (repeat(1, {}, body([], v=1), most="$t"), BadArgument, "most is an integer from 0"),
         (repeat(2, {"y": 1.0}, body([], v=1)), BadArgument, "no output 'y' that renews it"),
         (repeat(2, {"y": 1.0}, body([], y=1)), DtypeError, "begins as float32"),
         (repeat(2, {"y": 1.0}, body([], y=[1.0])), ShapeError, "shapes must stay"),

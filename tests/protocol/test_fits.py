@@ -144,7 +144,7 @@ def test_an_example_is_refused_by_its_values(card: ModelCard):
     nodes = [call("i", "index", "$by", ["$bx"])]
     one = fit(over={"bx": [0, 60]}, buffer=None, body={"nodes": nodes, "out": {"loss": "$i"}})
     one["body"]["nodes"][0]["args"] = ["$y", ["$bx"]]
-    with pytest.raises(errors.GraphError, match=r"in fit 'f', at bx=60"):
+    with pytest.raises(errors.GraphError, match=r"in element 1 of fit 'f' \(bx=60\)"):
         checked(card, one)
 
 

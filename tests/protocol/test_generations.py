@@ -251,7 +251,7 @@ def test_an_encoder_does_not_generate(card):
     ("each", "nodes", "error", "says"),
     [
         ({"nodes": [get("h", "blocks.1:resid_post")], "out": {"h": "$h"}}, (), ShapeError, r"'\[:, -1\]'"),
-        ({"nodes": [get("h", "blocks.1:resid_post", [":", 3])]}, (), GraphError, "at step 1"),
+        ({"nodes": [get("h", "blocks.1:resid_post", [":", 3])]}, (), GraphError, "in step 1 of generation"),
         (
             {
                 "state": {"s": 0},

@@ -56,6 +56,30 @@ def test_an_image_has_rows_and_counts_as_one_position(vision: ModelCard):
     assert price(found, vision).tokens == 5
 
 
+def test_patches_of_an_image_count_in_its_price_alone(vision: ModelCard):
+    patched = vision.model_copy(update={"inputs": {"pixel_values": IMAGE.model_copy(update={"positions": 12})}})
+    found = checked(patched, {"pixel_values": {"tensor": "t"}}, t=Meta((5, 3, 8, 6), "uint8"))
+    assert found.inputs["a"].length == 1
+    assert price(found, patched).tokens == 5 * 13
+    plain = checked(vision, {"pixel_values": {"tensor": "t"}}, t=Meta((5, 3, 8, 6), "uint8"))
+    assert price(found, patched).peak_bytes == price(plain, vision).peak_bytes
+
+
+def test_what_a_decoder_is_given_has_a_length_of_its_own(card: ModelCard):
+    text = InputCard(axes=("row", "pos"), dtype="int64", below=9)
+    own = InputCard(axes=("row", "target"), dtype="int64", below=9)
+    both = card.model_copy(update={"kind": "module", "inputs": {"x": text, "y": own, "z": own}})
+    ids = {name: {"tensor": name} for name in ("x", "y", "z")}
+    metas = {"x": Meta((2, 7), "int64"), "y": Meta((2, 3), "int64")}
+    found = checked(both, ids, **metas, z=Meta((2, 3), "int64"))
+    assert found.inputs["a"] == Input(2, 7, 3)
+    assert price(found, both).tokens == 2 * 10
+    with pytest.raises(ShapeError, match="different numbers of target positions: 3 in 'y', 4 in 'z'"):
+        checked(both, ids, **metas, z=Meta((2, 4), "int64"))
+    with pytest.raises(ShapeError, match="gives the decoder has 4000 positions"):
+        checked(both, ids, x=metas["x"], y=Meta((2, 4000), "int64"), z=Meta((2, 4000), "int64"))
+
+
 def test_series_have_the_length_that_they_come_with(module: ModelCard):
     assert size(module, 2, 7, 4) == Input(2, 7)
     given = {"x": {"tensor": "x"}, "codes": {"tensor": "c"}}

@@ -14,6 +14,7 @@ from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.price import price
+from telepatch_protocol.subgraphs import COMPUTED_TIMES
 
 
 def priced(card: ModelCard, nodes: list[dict], saves: dict[str, str], sizes: dict[str, Input]) -> Price:
@@ -105,6 +106,14 @@ def test_a_repeat_costs_its_body_as_often_as_it_runs_one_after_the_other(card: M
     assert (often.rows, often.tokens, often.passes) == (50, 100, 50)
     assert often.flops == 50 * once.flops
     assert often.peak_bytes - once.peak_bytes == 49 * 100 * 4  # the stacked outputs, and nothing of each time
+
+
+def test_a_computed_number_of_times_is_priced_by_the_most_that_it_says_it_can_be(card: ModelCard):
+    start = {"kind": "call", "id": "n", "op": "amax", "args": ["$t"]}
+    nodes = [start, repeat("$n", reading([1, 2])) | {"most": 5}]
+    said = of(card, *nodes, saves="$r.v", t=[3, 4])
+    assert (said.rows, said.saved_bytes) == (5, 5 * 100 * 4)
+    assert of(card, start, repeat("$n", reading([1, 2])), saves="$r.v", t=[3, 4]).rows == COMPUTED_TIMES
 
 
 def test_maps_and_repeats_inside_each_other_multiply(card: ModelCard):

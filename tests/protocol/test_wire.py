@@ -20,7 +20,8 @@ from telepatch_protocol.meta import Meta
 
 WIRE = Path(__file__).parents[1] / "wire"
 GOLDEN = WIRE / "1.0"
-FILES = [*sorted(GOLDEN.glob("*.json")), WIRE / "1.1" / "log.json"]
+LATER = WIRE / "1.1" / "repeat_most.json"
+FILES = [*sorted(GOLDEN.glob("*.json")), WIRE / "1.1" / "log.json", LATER]
 RUN_HERE = {"get", "set", "call", "module", "log", "grad", "map", "repeat", "cond", "fit"}
 BASE = Column(kind="text", rows=64, longest=20, total=900)
 LABEL = Column(kind="tensor", rows=64, dtype="int64", tail=(1,))
@@ -76,6 +77,13 @@ def test_a_golden_file_of_a_kind_in_company_passes_the_check(name: str, card: Mo
 def test_a_golden_file_of_an_executed_kind_passes_the_check(name: str, card: ModelCard):
     assert name in EXECUTED
     assert set(check(golden(name), card, data=DATA).saves) == set(golden(name).saves)
+
+
+def test_a_document_with_most_says_the_version_that_has_it(card: ModelCard):
+    document = json.loads(LATER.read_text())
+    assert set(check(wire.from_dict(document), card).saves) == {"y"}
+    with pytest.raises(VersionError, match=r"repeats with 'most' are there since \[1, 1\]"):
+        wire.from_dict({**document, "protocol": [1, 0]})
 
 
 def test_the_golden_generation_passes_the_check(card: ModelCard):
@@ -146,12 +154,12 @@ def test_no_bytes_make_the_decoder_do_anything_but_refuse(data: bytes):
 
 
 @given(
-    st.sampled_from([file.stem for file in FILES]),
+    st.sampled_from(FILES),
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=4),
 )
 @settings(max_examples=300, deadline=None)
-def test_a_document_with_changed_bytes_is_a_graph_or_a_protocol_error(name: str, changes: list[tuple[int, int]]):
-    data = bytearray(text_of(name).encode())
+def test_a_document_with_changed_bytes_is_a_graph_or_a_protocol_error(file: Path, changes: list[tuple[int, int]]):
+    data = bytearray(file.read_bytes())
     for place, byte in changes:
         data[place % len(data)] = byte
     with contextlib.suppress(ProtocolError):
@@ -159,15 +167,15 @@ def test_a_document_with_changed_bytes_is_a_graph_or_a_protocol_error(name: str,
 
 
 @given(
-    st.sampled_from([file.stem for file in FILES]),
+    st.sampled_from(FILES),
     st.sampled_from(["runs", "nodes", "saves", "constants", "options", "model", "lines"]),
     json_values,
 )
 @settings(max_examples=300, deadline=None)
 def test_a_document_with_any_json_in_a_field_is_a_graph_that_checks_or_is_refused_by_name(
-    name: str, field: str, value: object
+    file: Path, field: str, value: object
 ):
-    document = {**json.loads(text_of(name)), field: value}
+    document = {**json.loads(file.read_text()), field: value}
     try:
         graph = wire.from_dict(document)
     except ProtocolError:

@@ -68,7 +68,9 @@ def test_texts_of_maps_side_by_side_are_tokenised_though_they_are_called_alike(h
 def test_an_index_past_the_end_of_the_shortest_element_is_refused_with_it_at_the_authors_line(http: httpx.Client):
     error = refused(http, whole(over(["abcd", "ab", "abc"], index=2)))
     assert (error["code"], error["node"], error["line"]) == ("index_out_of_range", "z", 9)
-    assert "in map 'm', at p='ab'" in error["detail"]
+    assert error["within"] == [
+        {"kind": "map", "node": "m", "element": 1, "bound": {"p": "'ab'"}, "place": "study.py:3"}
+    ]
     assert "error" not in answer(http, whole(over(["abcd", "ab", "abc"], index=1)))[0]
 
 

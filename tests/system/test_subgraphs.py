@@ -233,6 +233,19 @@ def test_a_repeat_goes_on_while_its_condition_holds(lab: Lab) -> None:
     assert steps.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_an_element_that_goes_wrong_while_it_runs_is_named_with_its_line(lab: Lab) -> None:
+    model = lab.model("llama-random")
+    with model.trace(CLEAN):
+        row = model.blocks[0].resid_post[0, -1]
+        with model.sweep(add=[0, 64, 1]) as v:
+            found = row[row.argmax() * 0 + v.add].save()
+    with pytest.raises(
+        telepatch.ExecutionError, match=r"in element 1 of map 'n\d+' at test_subgraphs.py:\d+ \(add=64\)"
+    ) as caught:
+        found.numpy()
+    assert [one.element for one in caught.value.within] == [1]
+
+
 def test_an_element_that_cannot_run_is_named_when_its_length_is_known(lab: Lab) -> None:
     model = lab.model("llama-random")
     with model.each(["one", "a much longer text than the first"]):

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig
 
 from telepatch_protocol.card import PortCard
-from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve, solve_axis
+from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve, solve_axis, with_targets
 from telepatch_worker.cards import read_card
 from telepatch_worker.probe import watch
 from telepatch_worker.publish import observe
@@ -61,6 +61,15 @@ def test_sizes_never_pass_the_longest_input_of_the_model(most):
     one, two = choose_sizes({3, 5, 7}, most)
     assert max(one.positions, two.positions) <= most
     assert len({one.rows, two.rows, one.positions, two.positions}) == 4
+
+
+def test_sizes_hold_what_every_row_holds_and_lengths_of_a_decoder_are_like_no_other():
+    one, two = with_targets(choose_sizes({3, 577, 587}, 4096, least=577), {3, 577, 11})
+    assert (one.positions, two.positions) == (593, 599)
+    numbers = [one.rows, two.rows, one.positions, two.positions, one.target, two.target]
+    assert len(set(numbers)) == 6
+    assert solve_axis(one.target, two.target, (one, two)) == "target"
+    assert choose_sizes(set(), 6, least=5)[1].positions <= 6
 
 
 def test_gpt2_is_solved_everywhere():

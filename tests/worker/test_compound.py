@@ -347,6 +347,19 @@ def test_a_repeat_that_never_runs_gives_what_it_began_with_and_nothing_else(gpt2
     assert (found["seen"].shape, found["seen"].dtype) == ((0, 3, 2), torch.float64)
 
 
+def test_a_computed_number_of_times_over_what_it_was_priced_by_ends_the_job_with_both_numbers(gpt2, build, saved):
+    nodes = [build.call("half", "mul", "$y", 0.5)]
+
+    def task(**more):
+        node = repeat("$n", {"y": 8.0}, nodes, {"y": "$half"}, **more)
+        count = build.call("n", "amax", "$t")
+        return build.task(GPT2, {}, count, node, saves={"y": "$r.y"}, constants={"t": [2, 3]}, protocol=[1, 1])
+
+    assert saved(gpt2, task(most=3))["y"].item() == 1
+    with pytest.raises(BadArgument, match="is to run 3 times; 0 to 2 are allowed; say 'most', up to"):
+        saved(gpt2, task(most=2))
+
+
 def test_a_repeat_ends_when_its_condition_no_longer_holds(gpt2, build, saved):
     nodes = [build.call("half", "mul", "$y", 0.5), build.call("more", "gt", "$half", 0.01)]
     node = repeat(100, {"y": 1.0}, nodes, {"y": "$half", "seen": "$half", "go": "$more"}, **{"while": "$go"})
@@ -427,8 +440,38 @@ def test_what_is_wrong_in_an_element_is_told_with_the_element(gpt2, build, saved
 
     with pytest.raises(IndexOutOfRange, match=r"index 5 is past the end.*pos=5"):
         saved(gpt2, task(layers=[0, 1], places=[4, 5]))
-    with pytest.raises(UnknownSite, match=r"layer=9"):
+    with pytest.raises(UnknownSite, match=r"in element 1 of map 'm' \(layer=9, pos=4\)"):
         saved(gpt2, task(layers=[0, 9], places=[4]))
+
+
+def test_what_goes_wrong_at_run_time_says_in_which_elements_steps_and_branches(gpt2, build):
+    branch = {"nodes": [build.call("w", "index", "$t", ["$i"])], "out": {"value": "$w"}}
+    inner = [
+        build.call("i", "add", "$step", "$from"),
+        build.call("late", "ge", "$step", 2),
+        {"kind": "cond", "id": "c", "if": "$late", "then": branch, "else": 0.0},
+    ]
+    loop = {"kind": "repeat", "id": "r", "n": 4, "body": {"nodes": inner, "out": {"v": "$c"}}}
+    node = mapped({"word": "$words", "from": "$starts"}, [loop], {"v": "$r.v"}, grid=True)
+    task = build.task(
+        GPT2,
+        {},
+        node,
+        saves={"v": "$m.v"},
+        constants={"words": ["x", "y" * 99], "starts": [0, 1, 3], "t": {"tensor": "t"}},
+        attachment={"t": torch.ones(5)},
+        lines={"w": "study.py:7", "m": "study.py:3"},
+    )
+    [outcome] = gpt2.run([task])
+    assert str(outcome.error).startswith("study.py:7: index: index 5 is out of bounds")
+    assert str(outcome.error).endswith("in step 2 of repeat 'r', in 'then' of cond 'c']")
+    found = [one.model_dump(exclude_defaults=True) for one in outcome.error.record().within]
+    assert found[0].pop("bound")["from"] == 3
+    assert found == [
+        {"kind": "map", "node": "m", "element": 2, "place": "study.py:3"},
+        {"kind": "repeat", "node": "r", "step": 2},
+        {"kind": "cond", "node": "c", "part": "then"},
+    ]
 
 
 def test_one_bad_element_fails_its_job_and_no_other(gpt2, build, saved):
@@ -446,6 +489,7 @@ def test_one_bad_element_fails_its_job_and_no_other(gpt2, build, saved):
     failed, kept = gpt2.run([bad, good])
     assert isinstance(failed.error, ExecutionError)
     assert failed.error.node == "w"
+    assert [one.element for one in failed.error.within] == [1]
     assert kept.error is None
 
 

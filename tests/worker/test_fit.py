@@ -393,6 +393,14 @@ def test_a_loss_that_is_not_finite_ends_the_fit_with_the_last_good_checkpoint(gp
     assert "fit 'f' stopped at step 5, where its loss was -inf; its result is that of step 4" in outcome.warnings[0]
 
 
+def test_what_goes_wrong_in_a_fit_says_at_which_step_and_with_which_example(gpt2: Engine):
+    nodes = [call("i", "add", "$step", "$x"), call("p", "index", "$t", ["$i"]), call("l", "mul", "$p", "$w")]
+    one = fit({"x": "$xs"}, nodes, {"w": {"init": 1.0}}, {"loss": "$l"}, steps=9, batch_size=1)
+    constants = {"xs": [0, 2], "t": torch.ones(5)}
+    [outcome] = gpt2.run([task(one, saves={"w": "$f.w"}, constants=constants)])
+    assert str(outcome.error).endswith("[in element 1 of step 3 of fit 'f' (x=2)]")
+
+
 def test_the_model_serves_others_between_fits_as_before(gpt2: Engine, build: Any, saved: Any):
     plain = build.task(MODEL, {"a": [5, 6, 7]}, build.get("z", "lm_head:output"))
     before = saved(gpt2, plain)["z"]

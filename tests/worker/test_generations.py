@@ -510,6 +510,7 @@ def test_a_job_that_raises_at_a_step_fails_alone_with_its_node(gpt2):
     bad, good = gpt2.run([task([run(ids(5), each=each)], {"b": "$r.bad"}), task([run(ids(6))], TOKENS, id="good")])
     assert isinstance(bad.error, ShapeError)
     assert bad.error.node == "bad"
+    assert str(bad.error).endswith("[in step 0 of generation 'r']")
     assert good.saved["tokens"].tolist() == plain(gpt2, ids(6), 8)[0]
 
 

@@ -134,4 +134,4 @@ def test_how_pixels_are_prepared_is_read_from_the_image_processor(name, settings
     (tmp_path / "m" / name).write_text(json.dumps(settings))
     found = load(file, cache=tmp_path).card.inputs["pixel_values"]
     wanted = None if pixels is None else Pixels(rescale=1 / 255, mean=pixels[0], std=pixels[1])
-    assert found == InputCard(axes=("row", 3, 8, 8), pixels=wanted)
+    assert found == InputCard(axes=("row", 3, 8, 8), pixels=wanted, positions=4)

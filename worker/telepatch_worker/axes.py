@@ -7,7 +7,9 @@ first number of rows to the second counts rows, and so on; any other is unknown 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -20,13 +22,16 @@ _RESULTS = ("logits", "last_hidden_state")
 
 @dataclass(frozen=True)
 class Size:
-    """The rows and positions of one watched forward."""
+    """The rows and positions of one watched forward, and positions of what a decoder is given, if there is one."""
 
     rows: int
     positions: int
+    target: int = 0
 
 
-_PRIMES = tuple(number for number in range(3, 400) if all(number % factor for factor in range(2, number)))
+_PRIMES = tuple(
+    number for number in range(3, 8200) if all(number % factor for factor in range(2, math.isqrt(number) + 1))
+)
 
 
 def model_sizes(model: nn.Module) -> set[int]:
@@ -37,18 +42,21 @@ def model_sizes(model: nn.Module) -> set[int]:
     return found | {value for value in values if type(value) is int}
 
 
-def choose_sizes(taken: set[int], most: int) -> tuple[Size, Size]:
+def choose_sizes(taken: set[int], most: int, least: int = 1) -> tuple[Size, Size]:
     """Two sizes of four different primes that, as their products, are no size of the model's own.
 
     Args:
         taken: sizes of the model's own.
         most: the largest number of positions that the model takes.
+        least: the smallest.
 
     Returns:
         Sizes with fewer rows than positions; a model that takes only a few positions gets two of those, and rows of
         primes beyond them.
     """
     free = [prime for prime in _PRIMES if prime not in taken]
+    if least > 1:
+        return _long_enough(free, taken, most, least)
     for one, two, three, four in zip(free, free[1:], free[2:], free[3:], strict=False):
         if four > most:
             break
@@ -56,6 +64,24 @@ def choose_sizes(taken: set[int], most: int) -> tuple[Size, Size]:
             return Size(one, three), Size(two, four)
     beyond = [prime for prime in free if prime > most]
     return Size(beyond[0], max(1, most - 1)), Size(beyond[1], max(2, most))
+
+
+def _long_enough(free: list[int], taken: set[int], most: int, least: int) -> tuple[Size, Size]:
+    """Sizes of at least so many positions."""
+    one, two, *_ = free
+    long = [prime for prime in free if max(least, two + 1) <= prime <= most]
+    for three, four in itertools.pairwise(long):
+        if not {one * three, two * four} & taken:
+            return Size(one, three), Size(two, four)
+    return Size(one, max(least, most - 1)), Size(two, most)
+
+
+def with_targets(sizes: tuple[Size, Size], taken: set[int]) -> tuple[Size, Size]:
+    """The same sizes with positions of what a decoder is given: two more primes that nothing else is."""
+    one, two = sizes
+    used = {number for size in sizes for number in (size.rows, size.positions, size.rows * size.positions)}
+    first, second, *_ = (prime for prime in _PRIMES if prime not in used | taken)
+    return replace(one, target=first), replace(two, target=second)
 
 
 def solve_axis(first: int, second: int, sizes: tuple[Size, Size]) -> Axis:
@@ -66,6 +92,7 @@ def solve_axis(first: int, second: int, sizes: tuple[Size, Size]) -> Axis:
     meanings: dict[tuple[int, int], Axis] = {
         (one.rows, two.rows): "row",
         (one.positions, two.positions): "pos",
+        (one.target, two.target): "target",
         (one.rows * one.positions, two.rows * two.positions): "row*pos",
     }
     return meanings.get((first, second))
@@ -91,7 +118,7 @@ def _engine_identities(record: Record) -> set[int]:
 
 def _is_position_table(dtype: str, axes: tuple[Axis, ...]) -> bool:
     """Integers along the positions that all rows share are position ids, whatever they are called."""
-    return dtype == "int64" and axes in {("pos",), (1, "pos")}
+    return dtype == "int64" and axes in {("pos",), (1, "pos"), ("target",), (1, "target")}
 
 
 def _leaves(firsts: list[Event], seconds: list[Event], sizes: tuple[Size, Size], owned: set[int]) -> tuple[Leaf, ...]:

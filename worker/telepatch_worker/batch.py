@@ -65,7 +65,7 @@ def stack(invokes: Mapping[Key, NamedInput], device: torch.device) -> Batch[Key]
     total = sum(one.rows for one in invokes.values())
     ends = accumulate(one.rows for one in invokes.values())
     rows = {
-        key: Rows(end - one.rows, one.rows, one.length, total, one.length)
+        key: Rows(end - one.rows, one.rows, one.length, total, one.length, target=one.target)
         for (key, one), end in zip(invokes.items(), ends, strict=True)
     }
     names = next(iter(invokes.values())).tensors

@@ -13,6 +13,7 @@ from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Node, Rep
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
+from telepatch_protocol.within import Within
 from telepatch_worker.edits import Edits
 from telepatch_worker.emitting import tell
 from telepatch_worker.fit import fitted
@@ -44,33 +45,34 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
         frames = [(at, elements.frame(at)) for at in chunk]
         yield from together(one.run() for _, one in frames)
         for at, one in frames:
-            out = one.outputs(node.body.out)
-            tell(one, node.id, node.emit, out)
-            fold.add(at, out)
+            with one.during(node):
+                out = one.outputs(node.body.out)
+                tell(one, node.id, node.emit, out)
+                fold.add(at, out)
             one.close()
     return fold.values()
 
 
 def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
     """One time after the other; what is carried comes out as it ends, the rest stacked."""
-    times = int(frame.tensor(node.n))
-    if not 0 <= times <= (limit := frame.context.card.limits.max_elements):
-        raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {limit:,} are allowed")
+    times = _times(frame, node)
     keep = node.id in frame.plan.differentiated
     carried: dict[str, Value] = {name: frame.tensor(value) for name, value in node.carry.items()}
     others: dict[str, list[torch.Tensor]] = {name: [] for name in node.body.out if name not in carried}
     plan = frame.plan.body(node.id)
     for step in range(times):
         frame.context.pause()
-        inner = frame.inside(plan, {**carried, STEP: step}, at=step)
+        within = Within(kind="repeat", node=node.id, step=step)
+        inner = frame.inside(plan, {**carried, STEP: step}, at=step, within=within)
         yield from inner.run()
-        out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
-        carried |= {name: out[name] for name in carried}
-        for name, rows in others.items():
-            rows.append(out[name])
-            frame.context.hold(out[name].nbytes)
-        tell(inner, node.id, node.emit, out)
-        going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
+        with inner.during(node):
+            out = {name: value if keep else value.detach() for name, value in inner.outputs(node.body.out).items()}
+            carried |= {name: out[name] for name in carried}
+            for name, rows in others.items():
+                rows.append(out[name])
+                frame.context.hold(out[name].nbytes)
+            tell(inner, node.id, node.emit, out)
+            going = node.while_ is None or _holds(inner.after(out).tensor(node.while_), node.id)
         inner.close()
         if not going:
             break
@@ -79,6 +81,17 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
         name: stacked(rows, (len(rows),)) if rows else _none(plan.scope.out[name], frame.context.device)
         for name, rows in others.items()
     }
+
+
+def _times(frame: Frame, node: Repeat) -> int:
+    """How often it runs; one that is computed is held against what the job was priced by."""
+    found = frame.argument(node.n)
+    times, limit = int(as_tensor(found, frame.context.device)), frame.context.card.limits.max_elements
+    allowed = frame.plan.scope.counts[node.id][()] if isinstance(found, torch.Tensor) else limit
+    if 0 <= times <= allowed:
+        return times
+    hint = f"; say 'most', up to {limit:,}, to be priced by more" if 0 <= times <= limit else ""
+    raise BadArgument(f"repeat '{node.id}' is to run {times:,} times; 0 to {allowed:,} are allowed{hint}")
 
 
 def _none(meta: Meta, device: torch.device) -> torch.Tensor:
@@ -98,7 +111,8 @@ def _cond(frame: Frame, node: Cond) -> Work[Value]:
     branch, name = (node.then, "then") if holds else (node.else_, "else")
     if not isinstance(branch, SubGraph):
         return frame.tensor(branch)
-    inner = frame.inside(frame.plan.body(f"{node.id}.{name}"), {})
+    within = Within(kind="cond", node=node.id, part=name)
+    inner = frame.inside(frame.plan.body(f"{node.id}.{name}"), {}, within=within)
     yield from inner.run()
     out: dict[str, Any] = inner.outputs(branch.out)
     inner.close()

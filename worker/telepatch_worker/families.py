@@ -24,6 +24,14 @@ class Family:
 FAMILIES = (
     Family("transformer.h.*", "attn", "mlp", "transformer.wte", "transformer.ln_f", "lm_head"),
     Family("model.layers.*", "self_attn", "mlp", "model.embed_tokens", "model.norm", "lm_head"),
+    Family(
+        "model.language_model.layers.*",
+        "self_attn",
+        "mlp",
+        "model.language_model.embed_tokens",
+        "model.language_model.norm",
+        "lm_head",
+    ),
     Family("gpt_neox.layers.*", "attention", "mlp", "gpt_neox.embed_in", "gpt_neox.final_layer_norm", "lm_head"),
     Family("encoder.layer.*", "attention", "", "embeddings.word_embeddings", "", ""),
     Family("vit.layers.*", "attention", "mlp", "vit.embeddings", "vit.layernorm", "", "classifier"),
@@ -31,7 +39,8 @@ FAMILIES = (
     Family("layers.*", "self_attn", "mlp", "embed_tokens", "norm", ""),
     Family("layers.*", "attention", "mlp", "embeddings", "layernorm", ""),
 )
-"""GPT-2, Llama and those built like it, GPT-NeoX, BERT, ViT; then GPT-2, Llama and ViT without a head."""
+"""GPT-2, Llama and those built like it, Llama beside images, GPT-NeoX, BERT, ViT; then GPT-2, Llama and ViT without a
+head."""
 
 
 def _matching(pattern: str, modules: tuple[ModuleCard, ...]) -> list[ModuleCard]:

@@ -23,6 +23,7 @@ from telepatch_protocol.fitting import (
 )
 from telepatch_protocol.graph import Fit
 from telepatch_protocol.subgraphs import STEP, has_runs
+from telepatch_protocol.within import Within
 from telepatch_worker.checkpoints import Checkpoint
 from telepatch_worker.diary import Diary
 from telepatch_worker.examples import Batches, Buffer, Examples
@@ -32,6 +33,7 @@ from telepatch_worker.mapping import Elements
 from telepatch_worker.parameters import Parameters, Tensors, number
 from telepatch_worker.requests import Backward, Turn, Work, together
 from telepatch_worker.tracks import value_track
+from telepatch_worker.trouble import as_job_error
 from telepatch_worker.values import Value
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ def fitted(frame: Frame, node: Fit) -> Work[Value]:
     try:
         yield from fitting.run()
         return fitting.outputs()
+    except Exception as error:
+        found = as_job_error(error, f"fit '{node.id}'")
+        found.within = found.within or (*frame.within, fitting.within())
+        raise found from None
     finally:
         fitting.close()
 
@@ -75,7 +81,7 @@ class _Fitting:
         self._steps = None if node.steps is None else self._whole(node.steps, "steps")
         self._every = CHECKPOINT_EVERY if node.checkpoint_every is None else self._whole(node.checkpoint_every, "")
         self._judge = 0 if node.evaluate is None else self._whole(node.evaluate.every, "evaluate.every")
-        self._elements = Elements(frame, as_map(node)) if node.buffer is None else None
+        self._elements = Elements(frame, as_map(node), "fit") if node.buffer is None else None
         self._batches = self._data()
         self._step, self._stopped, self._held, self._buffered = 0, RAN, 0, 0
         self._diary = Diary()
@@ -151,7 +157,7 @@ class _Fitting:
 
     def _of_rows(self, known: Mapping[str, Value]) -> Work[tuple[float, Tensors, list[torch.Tensor | None]]]:
         """The loss of a batch of rows, and its gradients."""
-        inner = self._frame.inside(self._frame.plan.body(self._node.id), known)
+        inner = self._frame.inside(self._frame.plan.body(self._node.id), known, within=self.within())
         yield from inner.run()
         out = inner.outputs(self._node.body.out)
         loss = one_number(self._node.id, LOSS, out[LOSS])
@@ -168,7 +174,7 @@ class _Fitting:
         gathered = Gradients(self._node, len(places))
         where = {at: number for number, at in enumerate(places)}
         for chunk in elements.chunks(places):
-            frames = [(at, elements.frame(at, known)) for at in chunk]
+            frames = [(at, elements.frame(at, known, self._step)) for at in chunk]
             yield from together(one.run() for _, one in frames)
             outs = [one.outputs(self._node.body.out) for _, one in frames]
             gathered.add((yield from self._gradients(gathered.total(outs), frames[0][1].number)))
@@ -215,11 +221,15 @@ class _Fitting:
         self._diary.judge(found)
         self._tell({f"eval.{name}": value for name, value in found.items() if value.numel() == 1})
 
+    def within(self, part: str | None = None) -> Within:
+        """Where errors are that happen at this step."""
+        return Within(kind="fit", node=self._node.id, step=self._step, part=part)
+
     def _evaluated(self, name: str, known: Mapping[str, Value], wanted: Mapping[str, Any]) -> Work[Tensors]:
         """The outputs of one of the sub-graphs beside the body."""
         if not wanted:
             return {}
-        inner = self._frame.inside(self._frame.plan.body(f"{self._node.id}.{name}"), known)
+        inner = self._frame.inside(self._frame.plan.body(f"{self._node.id}.{name}"), known, within=self.within(name))
         yield from inner.run()
         found = {key: value.detach() for key, value in inner.outputs(wanted).items()}
         inner.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,9 +15,10 @@ from pydantic import JsonValue
 from telepatch_protocol import indexing, refs
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
-from telepatch_protocol.errors import ExecutionError, TelepatchError, TooLarge
-from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Log, Module, Node, Set
+from telepatch_protocol.errors import ExecutionError, TooLarge
+from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Invoke, Log, Module, Node, Set
 from telepatch_protocol.order import given_to
+from telepatch_protocol.within import Within
 from telepatch_worker import compound, evaluate, places
 from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
@@ -106,6 +108,7 @@ class Frame:
         outer: the scope around it.
         bound: what its names stand for.
         place: which element of which map, or step of which repeat, from the outermost on.
+        within: the same as errors say it, and what else it is a part of.
     """
 
     def __init__(
@@ -115,8 +118,10 @@ class Frame:
         outer: Frame | None = None,
         bound: Mapping[str, Value] | None = None,
         place: tuple[int, ...] = (),
+        within: tuple[Within, ...] = (),
     ) -> None:
         self.place = place
+        self.within = within
         self.plan = plan
         self.context = context
         self.outer = outer
@@ -145,13 +150,20 @@ class Frame:
         """Compute what needs nothing."""
         self._compute(name for name, missing in self._missing.items() if not missing)
 
-    def inside(self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None) -> Frame:
-        """A scope in this one; `at` is its number, where it is one of several."""
-        return Frame(plan, self.context, self, bound, self.place if at is None else (*self.place, at))
+    def inside(
+        self, plan: ScopePlan, bound: Mapping[str, Value], at: int | None = None, within: Within | None = None
+    ) -> Frame:
+        """A scope in this one; `at` is its number where it is one of several, `within` says of what it is a part."""
+        place = self.place if at is None else (*self.place, at)
+        return Frame(plan, self.context, self, bound, place, self.within if within is None else (*self.within, within))
 
     def after(self, out: Mapping[str, Value]) -> Frame:
         """This scope where its outputs have names, too."""
-        return Frame(_EMPTY, self.context, self, out, self.place)
+        return Frame(_EMPTY, self.context, self, out, self.place, self.within)
+
+    def during(self, node: Node | Invoke) -> AbstractContextManager[None]:
+        """What is raised inside the block is about this node or input, in this scope."""
+        return during(self.context.graph, node, self.within)
 
     def _between(self) -> Work[None]:
         """Whatever waits for a forward to be over: one after the other, generations side by side."""
@@ -164,7 +176,7 @@ class Frame:
             yield from together(self._happen(node) for node in now)
 
     def _happen(self, node: Node) -> Work[None]:
-        with during(self.context.graph, node):
+        with self.during(node):
             value = yield from compound.evaluated(self, node)
         self._obtained(node, value)
 
@@ -176,7 +188,7 @@ class Frame:
         if node is None:
             return  # the place of a gradient, which comes later
         assert isinstance(node, Get)
-        with during(self.context.graph, node):
+        with self.during(node):
             pieces = self._pieces.setdefault(node.id, {})
             pieces[moment.part] = places.piece(self, node, value)
             whole = len(pieces) == len(self.plan.places[node.id])
@@ -190,7 +202,7 @@ class Frame:
         """Write a node's value into its part of a place."""
         node = self.plan.nodes[moment.node]
         assert isinstance(node, Set)
-        with during(self.context.graph, node):
+        with self.during(node):
             places.write(self, node, moment.part, region)
         self._release(node)
 
@@ -323,10 +335,8 @@ class Frame:
         """The input of an invoke."""
         if invoke not in self._inputs:
             given = self.plan.scope.invokes[invoke]
-            try:
+            with self.during(given):
                 self._inputs[invoke] = given_input(self, given)
-            except TelepatchError as error:
-                raise self.context.graph.blame(error, invoke) from None
             for ref in given_to(given):
                 self._used(ref.id)
         return self._inputs[invoke]
@@ -342,7 +352,7 @@ class Frame:
                 continue
             node = self.plan.nodes[name]
             self.context.pause()
-            with during(self.context.graph, node):
+            with self.during(node):
                 value = self._inline(node)
             self._release(node)
             self._store(node, value)
@@ -377,7 +387,7 @@ class Frame:
         if node.id not in self._tracks:
             value = self._leaf(node.id, value)
         self._values[node.id] = value
-        with during(self.context.graph, node):
+        with self.during(node):
             self.context.hold(bytes_of(value))
 
     def _leaf(self, name: str, value: Value) -> Value:

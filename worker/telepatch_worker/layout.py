@@ -24,6 +24,7 @@ class Rows:
         padded: positions of the whole batch.
         keys: in a step of a generation, positions that its queries can attend to; None in a forward over whole inputs.
         columns: in a step, positions of the whole cache with the new one; an invoke's own are the last `keys` of them.
+        target: positions of what a decoder is given, equally many in the whole batch.
     """
 
     start: int
@@ -33,6 +34,7 @@ class Rows:
     padded: int
     keys: int | None = None
     columns: int | None = None
+    target: int = 0
 
     @property
     def whole(self) -> bool:
@@ -105,7 +107,7 @@ def shareable(axes: tuple[Axis, ...], *, writes: bool) -> bool:
 def _check_shape(
     tensor: torch.Tensor, axes: tuple[Axis, ...], rows: Rows, special: Mapping[int, int | None] = MappingProxyType({})
 ) -> None:
-    sizes = {"row": rows.total, "pos": rows.padded}
+    sizes = {"row": rows.total, "pos": rows.padded, "target": rows.target}
     usual = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in axes]
     wanted = [special.get(dim, size) for dim, size in enumerate(usual)]
     if list(tensor.shape) != wanted:

@@ -13,6 +13,7 @@ from telepatch_protocol.errors import ShapeError, TooLarge
 from telepatch_protocol.graph import Invoke, Map
 from telepatch_protocol.refs import parse
 from telepatch_protocol.spans import key_of
+from telepatch_protocol.within import Within, bound_of
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.values import Value
 
@@ -26,11 +27,13 @@ class Elements:
     Args:
         frame: the scope in which the map stands.
         node: the map.
+        kind: of the node that it is, or stands for.
     """
 
-    def __init__(self, frame: Frame, node: Map) -> None:
+    def __init__(self, frame: Frame, node: Map, kind: str = "map") -> None:
         self._frame = frame
         self._node = node
+        self._kind = kind
         self._over: dict[str, Any] = {name: frame.argument(value) for name, value in node.over.items()}
         counts = [len(one) for one in self._over.values()]
         if not node.grid and len(set(counts)) > 1:
@@ -67,10 +70,11 @@ class Elements:
         if chunk:
             yield chunk
 
-    def frame(self, at: int, more: Mapping[str, Value] | None = None) -> Frame:
-        """The scope of one element, in which more names may stand for something."""
+    def frame(self, at: int, more: Mapping[str, Value] | None = None, step: int | None = None) -> Frame:
+        """The scope of one element, at a step where there are any, in which more names may stand for something."""
         bound = self._bound(at)
-        return self._frame.inside(self._plan(bound), {**bound, **(more or {})}, at=at)
+        within = Within(kind=self._kind, node=self._node.id, element=at, step=step, bound=bound_of(bound))
+        return self._frame.inside(self._plan(bound), {**bound, **(more or {})}, at=at, within=within)
 
     def _bound(self, at: int) -> dict[str, Value]:
         places = self._places(at)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from telepatch_protocol.card import InputCard, ModelCard, Pixels
 from telepatch_protocol.errors import IndexOutOfRange
-from telepatch_protocol.named import ONE_POSITION
+from telepatch_protocol.named import ONE_POSITION, check_holds
 from telepatch_worker.tensor_values import DTYPES
 from telepatch_worker.values import as_tensor
 
@@ -26,10 +27,12 @@ class NamedInput:
     Attributes:
         tensors: by name, their rows first, on the CPU.
         length: positions of its rows; one where the model's inputs have none.
+        target: positions of what a decoder is given beside it; none where there is no such.
     """
 
     tensors: Mapping[str, torch.Tensor]
     length: int
+    target: int = 0
 
     @property
     def rows(self) -> int:
@@ -37,9 +40,9 @@ class NamedInput:
         return len(next(iter(self.tensors.values())))
 
     @property
-    def kin(self) -> tuple[int, tuple[str, ...]]:
+    def kin(self) -> tuple[int, int, tuple[str, ...]]:
         """What must be equal for one input to share a forward with another."""
-        return self.length, tuple(sorted(self.tensors))
+        return self.length, self.target, tuple(sorted(self.tensors))
 
     @property
     def content(self) -> Hashable:
@@ -62,16 +65,18 @@ def prepared(invoke: str, given: Mapping[str, object], card: ModelCard) -> Named
 
     Raises:
         IndexOutOfRange: integers that the model does not have.
+        BadArgument: rows without the places of another input.
     """
     tensors = {
         name: _prepared(f"invoke '{invoke}': '{name}'", value, card.inputs[name]) for name, value in given.items()
     }
-    lengths = (
-        tensor.shape[card.inputs[name].axes.index("pos")]
-        for name, tensor in tensors.items()
-        if "pos" in card.inputs[name].axes
-    )
-    return NamedInput(tensors, next(lengths, ONE_POSITION))
+    return NamedInput(tensors, _size(tensors, card, "pos") or ONE_POSITION, _size(tensors, card, "target"))
+
+
+def _size(tensors: Mapping[str, torch.Tensor], card: ModelCard, axis: Literal["pos", "target"]) -> int:
+    """The size of an axis that all tensors have alike which have it; zero where none has."""
+    axes = {name: card.inputs[name].axes for name in tensors}
+    return next((tensor.shape[axes[name].index(axis)] for name, tensor in tensors.items() if axis in axes[name]), 0)
 
 
 def _prepared(what: str, value: object, takes: InputCard) -> torch.Tensor:
@@ -82,6 +87,8 @@ def _prepared(what: str, value: object, takes: InputCard) -> torch.Tensor:
             f"{what} holds integers from {int(found.min())} to {int(found.max())}; the model takes 0 to "
             f"{takes.below - 1}"
         )
+    if takes.holds is not None:
+        check_holds(what, (found == takes.holds.number).sum(-1).tolist(), takes)
     if takes.pixels is not None and found.dtype == torch.uint8:
         found = _normalised(found, takes.pixels)
     return found.to(DTYPES[takes.dtype])

@@ -20,7 +20,8 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from telepatch_protocol.card import InputCard, Pixels
+from telepatch_protocol.card import Holds, InputCard, Pixels
+from telepatch_worker.axes import Size
 from telepatch_worker.cards import CardFile, LoadError
 
 _HEADS = {
@@ -59,21 +60,29 @@ def inputs_of(
     return found
 
 
-def probe_named(
-    inputs: Mapping[str, InputCard], rows: int, positions: int, device: torch.device
-) -> dict[str, torch.Tensor]:
+def probe_named(inputs: Mapping[str, InputCard], size: Size, device: torch.device) -> dict[str, torch.Tensor]:
     """Named tensors of so many rows and positions, no two rows alike."""
     found = {}
+    lengths = {"row": size.rows, "pos": size.positions, "target": size.target}
     for name, one in inputs.items():
         if one.optional:
             continue
-        shape = [{"row": rows, "pos": positions}.get(axis, 0) if isinstance(axis, str) else axis for axis in one.axes]
+        shape = [lengths[axis] if isinstance(axis, str) else axis for axis in one.axes]
         numbers = torch.arange(math.prod(shape), device=device).reshape(shape)
         if one.below is not None:
-            found[name] = (numbers % one.below).to(_dtype(one))
+            found[name] = (_held(numbers, one.holds, one.below) % one.below).to(_dtype(one))
         else:
             found[name] = (numbers.double() * 0.7548776662).frac().to(_dtype(one))
     return found
+
+
+def _held(numbers: torch.Tensor, holds: Holds | None, below: int) -> torch.Tensor:
+    """The same numbers with the places of another input in front, and nowhere else."""
+    if holds is None:
+        return numbers
+    numbers = torch.where(numbers % below == holds.number, holds.number + 1, numbers)
+    numbers[:, : holds.times] = holds.number
+    return numbers
 
 
 def _dtype(one: InputCard) -> torch.dtype:
@@ -98,11 +107,19 @@ def _image(file: CardFile, model: nn.Module, folder: Path | None) -> dict[str, I
             '[inputs.NAME] with axes, such as ["row", 64]'
         )
     name = str(getattr(model, "main_input_name", "pixel_values"))
-    pixels = None if folder is None else _pixels(folder, channels)
-    return {name: InputCard(axes=("row", channels, *sides), dtype=file.dtype, pixels=pixels)}
+    pixels = None if folder is None else pixels_of(folder, channels)
+    patches = patches_of(config, sides)
+    return {name: InputCard(axes=("row", channels, *sides), dtype=file.dtype, pixels=pixels, positions=patches)}
 
 
-def _pixels(folder: Path, channels: int) -> Pixels | None:
+def patches_of(config: object, sides: tuple[int, ...]) -> int:
+    """Patches that an image is cut into; none where the configuration does not say how large they are."""
+    size = getattr(config, "patch_size", None)
+    patch = (size, size) if isinstance(size, int) else tuple(size or ())
+    return math.prod(side // own for side, own in zip(sides, patch, strict=False)) if patch else 0
+
+
+def pixels_of(folder: Path, channels: int) -> Pixels | None:
     """How the folder's image processor prepares the values of pixels; None where it does more than can be said here."""
     found = _processor(folder)
     if found is None or not found.get("do_rescale", True) or found.get("do_flip_channel_order"):

@@ -22,7 +22,7 @@ from telepatch_protocol.card import (
     SourceCard,
 )
 from telepatch_protocol.named import ONE_POSITION
-from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve
+from telepatch_worker.axes import Size, choose_sizes, model_sizes, solve, with_targets
 from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.families import aliases_of
 from telepatch_worker.named_models import probe_named
@@ -77,20 +77,23 @@ def prober(model: nn.Module, kind: str, inputs: Inputs) -> Callable[[Size], Call
 
     def called(size: Size) -> Called:
         if inputs:
-            return probe_named(inputs, size.rows, size.positions, device)
+            return probe_named(inputs, size, device)
         return probe_inputs(kind, size.rows, size.positions, vocabulary, device)
 
     return called
 
 
-def sizes_for(model: nn.Module, most: int) -> tuple[Size, Size]:
+def sizes_for(model: nn.Module, most: int, inputs: Inputs = NO_INPUTS) -> tuple[Size, Size]:
     """Two sizes at which the model is watched."""
-    return choose_sizes(model_sizes(model), most if most > ONE_POSITION else _ANY_LENGTH)
+    taken = model_sizes(model)
+    least = max((one.holds.times + 1 for one in inputs.values() if one.holds is not None), default=1)
+    sizes = choose_sizes(taken, most if most > ONE_POSITION else _ANY_LENGTH, least)
+    return with_targets(sizes, taken) if any("target" in one.axes for one in inputs.values()) else sizes
 
 
 def observe(model: nn.Module, kind: str, most: int, inputs: Inputs = NO_INPUTS) -> Ports:
     """Run the model at two sizes and solve the axes of all its ports."""
-    called, sizes = prober(model, kind, inputs), sizes_for(model, most)
+    called, sizes = prober(model, kind, inputs), sizes_for(model, most, inputs)
     first, second = (watch(model, called(size)) for size in sizes)
     return solve(first, second, sizes)
 
@@ -101,7 +104,7 @@ def with_operations(
     """The modules with the keys of their operations, and the operations by key."""
     called = prober(model, kind, inputs)
     try:
-        offered = offer(model, modules, lambda size: model(**called(size)), sizes_for(model, most))
+        offered = offer(model, modules, lambda size: model(**called(size)), sizes_for(model, most, inputs))
     except Exception as error:  # anybody's code runs here in another form than written: better served without than not
         _log.warning("no_operations", model=type(model).__name__, error=f"{type(error).__name__}: {error}")
         offered = Offered({}, {})
@@ -210,5 +213,5 @@ def _shares(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, po
     """Whether rows of different jobs can share a forward: looked at where it does not follow from the family."""
     if not inputs and file.quantisation is None:
         return True
-    size, _ = sizes_for(model, limits.max_positions)
+    size, _ = sizes_for(model, limits.max_positions, inputs)
     return rows_are_apart(model, prober(model, file.kind, inputs)(size), ports, file.bound)

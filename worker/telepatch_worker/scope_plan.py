@@ -124,7 +124,7 @@ class ScopePlan:
         """Whether its invokes can share a forward: tensors that are not tokens are never filled up."""
         scope = self.scope
         kinds = {
-            (scope.inputs[name].length, tuple(sorted(invoke.inputs)))
+            (scope.inputs[name].length, scope.inputs[name].target, tuple(sorted(invoke.inputs)))
             for name, invoke in scope.invokes.items()
             if invoke.inputs is not None
         }

@@ -37,7 +37,7 @@ def replaced(found: Found, *, whole: bool) -> torch.dtype | None:
         whole: whether the write has no index.
     """
     tensor = found.place.port == "output" and not found.place.leaf and found.view is None
-    sized = all(isinstance(axis, int) or axis in ("row", "pos") for axis in found.leaf.axes)
+    sized = all(isinstance(axis, int) or axis in ("row", "pos", "target") for axis in found.leaf.axes)
     return DTYPES[found.leaf.dtype] if whole and tensor and sized else None
 
 
@@ -65,7 +65,7 @@ class Skips:
         first, rows = waiting[0]
         if first.place.path in self._needed or any(moment.replaces is None for moment, _ in waiting):
             return None
-        sizes = {"row": rows.total, "pos": rows.padded}
+        sizes = {"row": rows.total, "pos": rows.padded, "target": rows.target}
         shape = [axis if isinstance(axis, int) else sizes[str(axis)] for axis in first.axes]
         return torch.zeros(shape, dtype=first.replaces, device=self._device)
 

@@ -15,6 +15,7 @@ from telepatch_protocol.generating import REASONS, Settings
 from telepatch_protocol.graph import Generating
 from telepatch_protocol.sites import TOKEN
 from telepatch_protocol.subgraphs import STEP
+from telepatch_protocol.within import Within
 from telepatch_worker.emitting import listed
 from telepatch_worker.folds import stacked
 from telepatch_worker.generation import Generated, Generation
@@ -71,7 +72,8 @@ class Steps:
         """What happens in the next forward: a scope of its own."""
         step = steps[self.generation.name]
         plan = self._plan(step)
-        self._inner = inner = self._frame.inside(plan, {**self._state, STEP: step}, at=step)
+        within = Within(kind="generation", node=self._node.id, step=step)
+        self._inner = inner = self._frame.inside(plan, {**self._state, STEP: step}, at=step, within=within)
         inner.begin()
         happening = plan.passes[0]
         self._tokens = tuple(moment for moment in happening if moment.place.port == TOKEN)
@@ -102,7 +104,8 @@ class Steps:
             else:
                 inner.read(moment, found)
         chosen = found.to("cpu") if any(moment.writes for moment in self._tokens) else tokens
-        self._end_step(step, chosen)
+        with inner.during(self._node):
+            self._end_step(step, chosen)
         return chosen
 
     def ends(self, name: str, step: int) -> bool:

@@ -10,7 +10,8 @@ import structlog
 import torch
 
 from telepatch_protocol.errors import ExecutionError, OutOfMemory, TelepatchError
-from telepatch_protocol.graph import Call, Graph, Module, Node
+from telepatch_protocol.graph import Call, Graph, Invoke, Module, Node
+from telepatch_protocol.within import Within
 
 _log = structlog.get_logger(__name__)
 _MOST = 400
@@ -18,17 +19,23 @@ _MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "canno
 
 
 @contextmanager
-def during(graph: Graph, node: Node) -> Iterator[None]:
-    """What is raised inside the block is about this node, and says so.
+def during(graph: Graph, node: Node | Invoke, within: tuple[Within, ...] = ()) -> Iterator[None]:
+    """What is raised inside the block is about this node or input, and says so.
+
+    Args:
+        graph: the document.
+        node: the node or input.
+        within: which elements and steps of the nodes around it.
 
     Raises:
-        TelepatchError: with the node and the author's file and line.
+        TelepatchError: with the node, the author's file and line, and where inside the nodes around it.
     """
     try:
         yield
     except Exception as error:
-        file, line = graph.place_of(node.id)
-        raise as_job_error(error, _name(node)).at(node=node.id, file=file, line=line) from None
+        found = as_job_error(error, _name(node))
+        found.within = found.within or within
+        raise graph.blame(found, node.id) from None
 
 
 def as_job_error(error: BaseException, what: str = "the job") -> TelepatchError:
@@ -56,7 +63,7 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MEMORY)
 
 
-def _name(node: Node) -> str:
+def _name(node: Node | Invoke) -> str:
     if isinstance(node, Call):
         return f"'{node.op}'"
     return f"module '{node.path}'" if isinstance(node, Module) else f"'{getattr(node, 'site', node.id)}'"
