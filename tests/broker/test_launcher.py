@@ -37,8 +37,12 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A zombie is dead; its new parent may not have looked yet.
-    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text() if Path("/proc").is_dir() else True
+    if not Path("/proc").is_dir():
+        return True
+    try:  # a zombie is dead; its new parent may not have looked yet, or just has
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def pid_of(url: str) -> int:

@@ -74,6 +74,7 @@ WORKED: dict[str, dict[str, list[int] | None]] = {
     "graph": {"ids": [1, 5], "values": [1, 5]},
     "edits": {"plain": [1], "damped": [1]},
     "lens": {"lens": [30]},
+    "logs": {"late": []},
     "grid": {"grid": [4, 4]},
     "repeat": {"best": [2]},
     "cond": {"c": []},

@@ -230,21 +230,18 @@ def test_exact_jobs_run_alone(http: httpx.Client, graph: Make, worker: Any) -> N
 
 def test_a_large_submission_does_not_hold_up_small_requests(http: httpx.Client, graph: Make) -> None:
     import threading
-    import time
 
     jobs = [{"id": new_job_id(), "constants": {"prompt": f"number {at}"}} for at in range(1000)]
     thread = threading.Thread(
         target=http.post, args=("/v1/jobs",), kwargs={"json": {"documents": [graph()], "jobs": jobs}}
     )
     thread.start()
-    slowest, start = 0.0, time.monotonic()
+    answered = 0
     while thread.is_alive():
-        began = time.monotonic()
         assert http.get("/healthz").status_code == 200
-        slowest = max(slowest, time.monotonic() - began)
+        answered += 1
     thread.join()
-    whole = time.monotonic() - start
-    assert slowest < max(0.5, whole / 2), f"a small request took {slowest:.2f} s of the {whole:.2f} s of the large one"
+    assert answered > 5, f"{answered} small requests were answered while the large one was"
 
 
 async def test_a_job_that_trains_waits_on_the_long_lane(http: httpx.Client, graph: Make, redis_url: str) -> None:
