@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -22,17 +23,20 @@ from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import Generations, Kind, generating
 from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
 from telepatch_worker.floor import Floor
+from telepatch_worker.head import Head
 from telepatch_worker.inputs import Given, TokenInput
 from telepatch_worker.interleave import Interleaved
+from telepatch_worker.layout import Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
+from telepatch_worker.narrow import Look, NarrowHead, Wide
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Task, make_plan
 from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
-from telepatch_worker.seating import Doors, Seated, seated, seats_for
+from telepatch_worker.seating import Doors, Seated, Seating, seated, seats_for
 
 __all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Passes", "Settled", "Task"]
 
@@ -69,10 +73,12 @@ class Passes:
     Attributes:
         skip: modules whose outputs are replaced for everyone in a forward.
         share: rows that are the same as others, as long as they are (`seating`).
+        narrow: logits of positions that nobody looks at (`narrow`).
     """
 
     skip: bool = True
     share: bool = True
+    narrow: bool = True
 
 
 class Engine:
@@ -102,6 +108,9 @@ class Engine:
     ) -> None:
         self._passes = passes or Passes()
         self._doors = Doors(loaded.card)
+        self._head: NarrowHead | None = None
+        if isinstance(loaded.module, PreTrainedModel) and loaded.card.kind == "causal":
+            self._head = NarrowHead(Head(loaded.module), loaded.card)
         self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
@@ -263,9 +272,26 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
+        fewer, wide = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, None)
+        passing = [one for one in (seating, wide) if one is not None]
+        inputs = {**batch.inputs, **fewer}
         watch = Watch([one.run for one in wanted])
         with attention(self.loaded.module, eager=plan.eager):
-            self.model.forward(batch.inputs, parts, watch, skips=planned and self._passes.skip, seating=seating)
+            self.model.forward(inputs, parts, watch, skips=planned and self._passes.skip, passing=passing)
+
+    def _narrowed(
+        self, wanted: Sequence[Wanted], seats: Mapping[_Key, Seat], seating: Seating | None
+    ) -> tuple[Mapping[str, Any], Wide | None]:
+        """What keeps the head of the model narrow in a forward."""
+        if self._head is None:
+            return {}, None
+        ends = {id(seat): seat.rows for seat in seats.values()} if seating is None else seating.ends()
+        looks = [
+            Look(one.request.frame, [moment for moment in one.request.moments if moment.invoke == name], ends[id(seat)])
+            for (at, name), seat in seats.items()
+            for one in (wanted[at],)
+        ]
+        return self._head.narrow(looks, self.loaded.device)
 
     def _sharing(self, wanted: Sequence[Wanted], given: Mapping[_Key, Given]) -> Seated[_Key]:
         """Which inputs share rows, as they are the same, and until where."""

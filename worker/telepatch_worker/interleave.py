@@ -21,9 +21,8 @@ from nnsight.intervention.envoy import Envoy
 from torch import nn
 
 from telepatch_protocol.sites import Place
-from telepatch_worker.mediators import Interleaver, Stop
+from telepatch_worker.mediators import Interleaver, Passing, Stop
 from telepatch_worker.moments import ROOT, Part
-from telepatch_worker.seating import Seating
 from telepatch_worker.skipping import Skips
 
 
@@ -51,7 +50,7 @@ class Interleaved:
         dropped: Callable[[], Sequence[object]] = tuple,
         *,
         skips: bool = False,
-        seating: Seating | None = None,
+        passing: Sequence[Passing] = (),
     ) -> None:
         """Run the model until the last moment of every job has passed.
 
@@ -60,14 +59,14 @@ class Interleaved:
             parts: the jobs.
             dropped: asked at every site: the owners that shall take no further part from here.
             skips: whether modules are left out of which nobody needs more than what is written there.
-            seating: how rows join on the way.
+            passing: what changes the forward on its own account, such as rows that join on the way.
 
         Raises:
             Exception: whatever the model itself raises; what a job raises goes to its `fail`.
         """
         run = self._interleaver
         run.begin(self._envoy, parts, dropped)
-        run.seating = seating
+        run.passing = passing
         if skips:
             device = next(one.device for one in inputs.values() if isinstance(one, torch.Tensor))
             run.skips = Skips((moment for part in parts for moment in part.moments), device)

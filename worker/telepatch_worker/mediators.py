@@ -8,7 +8,7 @@ order of their jobs, and ends the forward as soon as nobody waits for anything m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from nnsight import _c
@@ -20,7 +20,6 @@ from telepatch_protocol.sites import Place
 from telepatch_worker.layout import Rows, Seat, own_part
 from telepatch_worker.leaves import read_leaf, replace_leaf
 from telepatch_worker.moments import Moment, Part
-from telepatch_worker.seating import Seating
 from telepatch_worker.skipping import Skips
 from telepatch_worker.views import seen
 
@@ -30,6 +29,13 @@ jobs that are to leave, or by itself."""
 
 if _c.unmount is not None and hasattr(object, "save"):
     _c.unmount("save")  # importing nnsight adds `save` to every object there is, which breaks other libraries (anyio)
+
+
+class Passing(Protocol):
+    """Changes what passes by on its own account, before any job sees it."""
+
+    def pass_by(self, location: str, value: Any) -> Any:
+        """What goes on from a place."""
 
 
 class Stop(interleaver.EarlyStopException):
@@ -162,7 +168,7 @@ class Interleaver(interleaver.Interleaver):
         self._then: After = "stop"
         self.functions: set[str] = set()
         self.skips: Skips | None = None
-        self.seating: Seating | None = None
+        self.passing: Sequence[Passing] = ()
 
     def __enter__(self) -> Interleaver:
         super().__enter__()
@@ -196,7 +202,8 @@ class Interleaver(interleaver.Interleaver):
         self.cancel()
         self.parked = set()
         self.functions = set()
-        self.skips = self.seating = None
+        self.skips = None
+        self.passing = ()
         self.sourced.clear()
         self._walkers = []
         self._dropped = tuple
@@ -230,8 +237,8 @@ class Interleaver(interleaver.Interleaver):
         if self.skips is not None and provider.endswith(".skip"):
             stand_in = self._stand_in(provider.removesuffix(".skip"), self.skips)
             return value if stand_in is None else stand_in
-        if self.seating is not None:
-            value = self.seating.pass_by(provider, value)
+        for one in self.passing:
+            value = one.pass_by(provider, value)
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)

@@ -179,6 +179,15 @@ class Seating:
             value = self._join(gate, pairs, value)
         return value if self._origin is None else _spread(value, gate.outer, self._origin)
 
+    def ends(self) -> dict[int, Rows]:
+        """Where each seat is in the end, by `id`."""
+        total, starts = self._total, {id(seat): seat.rows.start for seat in self._seats}
+        for gate in self._gates:
+            for seat, host in self._joining.get(gate, ()):
+                starts[id(seat)] = total
+                total += host.rows.count
+        return {id(seat): replace(seat.rows, start=starts[id(seat)], total=total) for seat in self._seats}
+
     def _join(self, gate: Gate, pairs: Sequence[tuple[Seat, Seat]], value: Any) -> Any:
         rows = [*range(self._total)]
         for seat, host in pairs:
