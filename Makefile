@@ -18,7 +18,7 @@ PIP_ARGS ?=
 ARGS ?=
 INSTALLED := $(VENV)/.installed-$(FLAVOUR)
 
-.PHONY: help setup demo test check bench thin up clean
+.PHONY: help setup demo test slow check bench thin up clean
 
 help: ## This list
 	@echo "Telepatch: make <target>"
@@ -46,8 +46,11 @@ $(INSTALLED): pyproject.toml constraints/cpu.txt
 demo: setup ## Start everything on free ports, run two studies on a real model, write tables and pictures to out/
 	$(BIN)/telepatch demo $(ARGS)
 
-test: setup ## The whole test suite
+test: setup ## The test suite, in some ten minutes
 	$(BIN)/python -m pytest $(ARGS)
+
+slow: setup ## What takes long beside it: the examples as programs on the demo model
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: setup ## Lint, format, types, import contracts, deployment files
 	$(BIN)/ruff check .

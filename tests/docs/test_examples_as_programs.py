@@ -74,6 +74,7 @@ FINDINGS = {
 """What the examples find in the demo model."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FINDINGS)
 def test_an_example_runs_as_a_program_and_finds_what_it_is_for(name: str, demo_url: str) -> None:
     assert re.search(FINDINGS[name], said(name, demo_url))
