@@ -126,7 +126,7 @@ def patches(bare: Bare, model: Any) -> Ways:
                 model.blocks[layer].resid_post[:, at] = clean[layer][:, at]
                 last = model.unembed.output[:, -1]
                 found.append((last[:, MARY] - last[:, JOHN]).save())
-        return torch.tensor([float(one) for one in telepatch.gather(*found)])
+        return torch.tensor([float(one.item()) for one in telepatch.gather(*found)])
 
     return {"hooks, all rows": hooks, "limit: rows that join": joining, "naive loop": naive}
 
@@ -159,14 +159,14 @@ def heads(bare: Bare, model: Any) -> Ways:
 
     def naive() -> torch.Tensor:
         with model.trace() as t, t.invoke(ids=bare.clean):
-            clean = [block.attn.z.save() for block in model.blocks]
+            clean = [block.z.save() for block in model.blocks]
         found = []
         for layer, head in variants:
             with model.trace() as t, t.invoke(ids=bare.corrupted):
-                model.blocks[layer].attn.z[:, :, head] = clean[layer][:, :, head]
+                model.blocks[layer].z[:, :, head] = clean[layer][:, :, head]
                 last = model.unembed.output[:, -1]
                 found.append((last[:, MARY] - last[:, JOHN]).save())
-        return torch.tensor([float(one) for one in telepatch.gather(*found)])
+        return torch.tensor([float(one.item()) for one in telepatch.gather(*found)])
 
     return {"hooks, all rows": hooks, "naive loop": naive}
 
@@ -182,7 +182,7 @@ def lens(bare: Bare, model: Any) -> Ways:
 
     def naive() -> torch.Tensor:
         with model.trace() as t, t.invoke(ids=bare.clean):
-            found = [model.unembed(model.norm(block.resid_post[:, -1])).argmax(-1).save() for block in model.blocks]
+            found = [model.unembed(model.final_norm(block.resid_post[:, -1])).argmax(-1).save() for block in model.blocks]
         return torch.tensor([int(one.item()) for one in telepatch.gather(*found)])
 
     return {"hooks": hooks, "naive": naive}
