@@ -182,7 +182,8 @@ def lens(bare: Bare, model: Any) -> Ways:
 
     def naive() -> torch.Tensor:
         with model.trace() as t, t.invoke(ids=bare.clean):
-            found = [model.unembed(model.final_norm(block.resid_post[:, -1])).argmax(-1).save() for block in model.blocks]
+            last = [block.resid_post[:, -1] for block in model.blocks]
+            found = [model.unembed(model.final_norm(one)).argmax(-1).save() for one in last]
         return torch.tensor([int(one.item()) for one in telepatch.gather(*found)])
 
     return {"hooks": hooks, "naive": naive}
