@@ -49,7 +49,7 @@ demo: setup ## Start everything on free ports, run two studies on a real model, 
 test: setup ## The test suite, in some ten minutes
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: setup ## What takes long beside it: the examples as programs on the demo model
+slow: setup ## What takes long beside it: whole programs and long experiments
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: setup ## Lint, format, types, import contracts, deployment files

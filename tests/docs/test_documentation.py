@@ -32,10 +32,12 @@ def said(file: str, demo_url: str, tmp_path: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(demo_url: str, tmp_path: Path):
     assert said("README.md", demo_url, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_guide_runs_and_shows_the_line_of_an_error(demo_url: str, tmp_path: Path):
     found = said("docs/guide.md", demo_url, tmp_path)
     lines = (tmp_path / "page.py").read_text().splitlines()

@@ -145,6 +145,7 @@ def test_the_lens_with_probes_and_without(pair: tuple[Model, Plain]) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_class_means_of_a_thousand_prompts(lab: Lab) -> None:
     model, plain = lab.model("llama-random"), by_hand("llama-random")
     texts, labels = example("class_means").prompts(1000)

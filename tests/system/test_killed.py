@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from tests.worker.test_fit import DATA, SAVED, probe
 from tests.worker.training import MODEL, task, trained
@@ -41,6 +42,7 @@ def worker(url: str, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 async def test_a_fit_outlives_the_worker_that_runs_it(redis_url: str, tmp_path: Path) -> None:
     engine = Engine(load(MODELS / f"{MODEL}.toml", cache=tmp_path / "cache"))
     one = task(probe(steps=1500, checkpoint_every=25), saves=SAVED, constants=DATA)
