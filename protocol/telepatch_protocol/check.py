@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from telepatch_protocol.adapters import check_adapter
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.checked import Checked, Scope, exact
+from telepatch_protocol.checked import Checked, Scope, Value, exact
 from telepatch_protocol.checker import Checker, starred_index
 from telepatch_protocol.data import Columns
 from telepatch_protocol.errors import BadArgument, GraphError, TooLarge
@@ -32,6 +32,7 @@ def check(
     attachment: Mapping[str, Meta] | None = None,
     results: Callable[[str, str], Meta] | None = None,
     data: Mapping[str, Columns] | None = None,
+    known: Mapping[str, Value] | None = None,
 ) -> Checked:
     """Check a whole document.
 
@@ -42,6 +43,7 @@ def check(
         attachment: shapes and dtypes of attached tensors, by name.
         results: gives shape and dtype of a value that an earlier job saved, by job id and name.
         data: columns of the uploads that may be used, by digest.
+        known: what some constants stand for, by name, where that is not what the document says of them.
 
     Raises:
         GraphError: the first thing that is wrong, with its node and the author's line.
@@ -59,7 +61,10 @@ def check(
     _check_whole(graph, card)
     for name, constant in graph.constants.items():
         try:
-            checker.constant(name, constant)
+            if known and name in known:
+                checker.define(name, known[name])
+            else:
+                checker.constant(name, constant)
         except GraphError as error:
             raise graph.blame(error, users(graph).get(name)) from None
     try:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -409,11 +410,30 @@ class Graph(Frozen):
         found = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return {"protocol": list(self.protocol)} | {key: value for key, value in found.items() if key != "protocol"}
 
-    def structure_key(self) -> str:
-        """A digest of everything but the constants' values and the author's lines: equal for variants of one shape."""
+    def with_constants(self, constants: Mapping[str, JsonValue]) -> Graph:
+        """The same structure with other constants, of the same names."""
+        key = self.structure_key
+        found = self.model_copy(update={"constants": dict(constants)})
+        if constants.keys() == self.constants.keys():
+            found.__dict__["structure_key"] = key
+        return found
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Graph:
+        """As pydantic's; what was worked out of the structure is not taken along."""
+        found = super().model_copy(update=update, deep=deep)
+        found.__dict__.pop("structure_key", None)
+        return found
+
+    def structure(self) -> str:
+        """Everything but the constants' values and the author's lines, as JSON."""
         shape = self.model_dump(mode="json", by_alias=True, exclude={"constants", "lines"})
         shape["constants"] = sorted(self.constants)
-        return hashlib.sha256(json.dumps(shape, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return json.dumps(shape, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def structure_key(self) -> str:
+        """A digest of the structure: equal for variants of one shape."""
+        return hashlib.sha256(self.structure().encode()).hexdigest()
 
     def place_of(self, node: str | None) -> tuple[str | None, int | None]:
         """File and line of a node in the author's program, where known."""

@@ -33,6 +33,16 @@ class Slice:
     step: object = None
 
 
+class Picked(int):
+    """A number that picks one of an axis, and learns how long the shortest axis is that it picks from."""
+
+    axis: int | None = None
+
+    def seen(self, axis: int) -> None:
+        """It picks from an axis of this length."""
+        self.axis = axis if self.axis is None else min(axis, self.axis)
+
+
 Element = object
 """An int, a `Slice`, None, Ellipsis, a list of ints or bools, or whatever stands for a value (`Meta` or a tensor)."""
 
@@ -247,6 +257,8 @@ def _check_mask(shape: Shape, axis: int, mask: Shape, what: str) -> None:
 
 def _check_integer(shape: Shape, axis: int, item: Element, what: str) -> None:
     dim = shape[axis]
+    if isinstance(item, Picked) and isinstance(dim, int):
+        item.seen(dim)
     if isinstance(item, int) and isinstance(dim, int) and not -dim <= item < dim:
         raise IndexOutOfRange(f"index {item} is past the end of axis {axis} of {what}, which has size {dim}")
 

@@ -6,6 +6,7 @@ Whatever bytes come, `decode` returns a graph or raises a `ProtocolError`; nothi
 from __future__ import annotations
 
 import json
+import re
 from typing import NoReturn
 
 from pydantic import JsonValue, ValidationError
@@ -21,6 +22,9 @@ MAX_DOCUMENT = 64 * 2**20
 
 MAX_NESTING = 200
 """How deep a document may nest."""
+
+_LONG = re.compile(r"\d{19}", re.ASCII)
+"""Digits of an integer that may not fit into 64 bits."""
 
 
 def decode(data: bytes | str) -> Graph:
@@ -42,12 +46,15 @@ def read_json(data: bytes | str) -> JsonValue:
     if len(data) > MAX_DOCUMENT:
         raise ProtocolError(f"a document of {len(data)} bytes is over the limit of {MAX_DOCUMENT}")
     try:
-        found: JsonValue = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_no_doubles, parse_int=_int)
+        text = data if isinstance(data, str) else data.decode()
+        whole = _int if _LONG.search(text) else None
+        found: JsonValue = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles, parse_int=whole)
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the document is not JSON: {error}") from None
-    _bounded(found)
+    if text.count("[") + text.count("{") > MAX_NESTING:
+        _bounded(found)
     return found
 
 

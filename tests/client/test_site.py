@@ -155,7 +155,7 @@ def test_numbers_of_layers_are_constants(model: Model) -> None:
             model.blocks[layer].resid_post[:, position] = 1.0 * layer
             model.lm_head.output[:, position:].save()
         graphs.append(t.graph)
-    assert graphs[0].structure_key() == graphs[1].structure_key()
+    assert graphs[0].structure_key == graphs[1].structure_key
     assert graphs[0] != graphs[1]
 
 

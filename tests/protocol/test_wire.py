@@ -95,9 +95,9 @@ def test_the_golden_generation_passes_the_check(card: ModelCard):
 def test_the_structure_key_ignores_constants_and_lines_and_sees_everything_else():
     graph = golden("get")
     same = graph.model_copy(update={"constants": {**graph.constants, "layer": 3, "prompt": "other"}, "lines": {}})
-    assert same.structure_key() == graph.structure_key()
+    assert same.structure_key == graph.structure_key
     other = graph.model_copy(update={"saves": {"h": "$h"}})
-    assert other.structure_key() != graph.structure_key()
+    assert other.structure_key != graph.structure_key
 
 
 @pytest.mark.parametrize("version", [None, [1], [2, 0], [1, PROTOCOL[1] + 1], "1.0", [1, -1], [True, 0], [1.0, 0]])
