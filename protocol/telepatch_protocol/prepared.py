@@ -9,10 +9,8 @@ of it is kept how long the shortest axis is that it picks from.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from threading import Lock
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.check import Checked, check
@@ -24,13 +22,16 @@ from telepatch_protocol.inputs import size_of
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.lookup import Lookup
 from telepatch_protocol.meta import Meta
+from telepatch_protocol.newest import Newest
 from telepatch_protocol.order import given_to
 from telepatch_protocol.price import price
-from telepatch_protocol.roles import Role, roles_of
+from telepatch_protocol.roles import Open, Role, roles_of
 from telepatch_protocol.subgraphs import has_bodies
 
 MAX_NODES = 20_000
 """Nodes of all documents that are kept, together."""
+
+_STRUCTURES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,8 @@ class Preparation:
 
     def __init__(self, card: ModelCard, nodes: int = MAX_NODES) -> None:
         self.card = card
-        self._most = nodes
-        self._nodes = 0
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-        self._roles: OrderedDict[str, dict[str, Role] | None] = OrderedDict()
-        self._lock = Lock()
+        self._kept: Newest[Hashable, _Kept] = Newest(nodes)
+        self._roles: Newest[str, dict[str, Role]] = Newest(_STRUCTURES)
 
     def prepare(
         self,
@@ -100,10 +98,7 @@ class Preparation:
         """
         lookup = Lookup(self.card, attachment, results, data)
         key, picked = self._key(graph, lookup, lengths or {})
-        with self._lock:
-            kept = None if key is None else self._kept.get(key)
-            if key is not None and kept is not None:
-                self._kept.move_to_end(key)
+        kept = None if key is None else self._kept.get(key)
         if kept is not None and kept.holds(graph):
             return replace(kept.prepared, checked=replace(kept.prepared.checked, graph=graph))
         checked = check(
@@ -111,62 +106,45 @@ class Preparation:
         )
         found = Prepared(checked, price(checked, self.card), key)
         if key is not None:
-            self._keep(key, _Kept(found, {name: one.axis for name, one in picked.items() if one.axis is not None}))
+            axes = {name: one.axis for name, one in picked.items() if one.axis is not None}
+            self._kept.put(key, _Kept(found, axes), _size(checked))
         return found
-
-    def _keep(self, key: Hashable, kept: _Kept) -> None:
-        with self._lock:
-            before = self._kept.pop(key, None)
-            self._nodes += _size(kept) - (0 if before is None else _size(before))
-            self._kept[key] = kept
-            while self._nodes > self._most:
-                self._nodes -= _size(self._kept.popitem(last=False)[1])
 
     def _key(
         self, graph: Graph, lookup: Lookup, lengths: Mapping[str, int]
     ) -> tuple[Hashable | None, dict[str, Picked]]:
         """What a document is kept under, and its numbers in indices."""
         try:
-            structure, roles = self._structure(graph)
-            if roles is None:
-                return None, {}
+            roles = self._roles_in(graph)
             picked: dict[str, Picked] = {}
             parts: list[Hashable] = []
             for name, value in graph.constants.items():
                 role = roles[name]
                 if role == "index" and type(value) is int:
                     picked[name] = Picked(value)
+                    parts.append(role)
                 elif role == "number" and type(value) is float:
-                    parts.append("number")
+                    parts.append(role)
                 elif isinstance(value, dict) and "range" not in value and "data" not in value:
                     lookup.constant(name, value)
                     parts.append(_known(lookup.values[name]))
                 elif role == "input":
                     lookup.constant(name, value)
+                    parts.append(role)
                 else:
                     parts.append(json.dumps(value))
             parts += _inputs(graph, lookup, lengths, roles)
-            return (structure, tuple(graph.constants), *parts), picked
-        except (GraphError, _Open):
-            return None, {}  # checking says what is wrong
+            return (graph.structure_key, tuple(graph.constants), *parts), picked
+        except (GraphError, Open):
+            return None, {}  # checking says what is wrong, if anything is
 
-    def _structure(self, graph: Graph) -> tuple[str, dict[str, Role] | None]:
-        """A digest of all but the values of the constants, and what each of these is there for."""
-        structure = graph.structure_key
-        with self._lock:
-            if structure in self._roles:
-                self._roles.move_to_end(structure)
-                return structure, self._roles[structure]
-        roles = roles_of(graph, graph.structure())
-        with self._lock:
-            self._roles[structure] = roles
-            while len(self._roles) > 1000:
-                self._roles.popitem(last=False)
-        return structure, roles
-
-
-class _Open(Exception):
-    """A size is not known yet, so that what is found holds for nothing else."""
+    def _roles_in(self, graph: Graph) -> dict[str, Role]:
+        """What each constant is there for."""
+        found = self._roles.get(graph.structure_key)
+        if found is None:
+            found = roles_of(graph, graph.structure())
+            self._roles.put(graph.structure_key, found)
+        return found
 
 
 def _inputs(graph: Graph, lookup: Lookup, lengths: Mapping[str, int], roles: Mapping[str, Role]) -> Iterator[Hashable]:
@@ -179,7 +157,7 @@ def _inputs(graph: Graph, lookup: Lookup, lengths: Mapping[str, int], roles: Map
             if invoke.form in ("text", "messages") or any(roles.get(name) == "input" for name in refs):
                 size = size_of(invoke, lookup.argument, lengths, lookup.card)
                 if not all(isinstance(one, int) for one in (size.rows, size.length, size.target)):
-                    raise _Open
+                    raise Open
                 yield size
 
 
@@ -187,13 +165,11 @@ def _known(value: object) -> Hashable:
     """Shape and dtype of a value from elsewhere."""
     assert isinstance(value, Meta)
     if value.shape is None or not all(isinstance(one, int) for one in value.shape):
-        raise _Open
+        raise Open
     return value
 
 
-def _size(kept: _Kept) -> int:
+def _size(checked: Checked) -> int:
     """About how much memory it takes, in nodes."""
-    scope = kept.prepared.checked.scope
-    return (
-        1 + len(scope.order) + sum(len(body.order) + 1 for bodies in scope.bodies.values() for body in bodies.values())
-    )
+    bodies = [body for found in checked.scope.bodies.values() for body in found.values()]
+    return 1 + len(checked.scope.order) + sum(1 + len(body.order) for body in bodies)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from threading import Lock
 
 from pydantic import JsonValue
 
 from telepatch_protocol.graph import Graph
+from telepatch_protocol.newest import Newest
 from telepatch_protocol.wire import from_dict, read_json
 
 MAX_CHARACTERS = 2**24
@@ -26,10 +25,7 @@ class Reader:
     """
 
     def __init__(self, characters: int = MAX_CHARACTERS) -> None:
-        self._most = characters
-        self._length = 0
-        self._kept: OrderedDict[str, Graph] = OrderedDict()
-        self._lock = Lock()
+        self._kept: Newest[str, Graph] = Newest(characters)
 
     def decode(self, data: bytes | str) -> Graph:
         """As `wire.decode`.
@@ -49,20 +45,9 @@ class Reader:
         if not isinstance(found, dict) or not isinstance(constants, dict):
             return from_dict(found)
         structure = json.dumps({**found, "constants": [*constants]}, separators=(",", ":"))
-        with self._lock:
-            known = self._kept.get(structure)
-            if known is not None:
-                self._kept.move_to_end(structure)
+        known = self._kept.get(structure)
         if known is not None:
             return known.with_constants(constants)
         graph = from_dict(found)
-        self._keep(structure, graph)
+        self._kept.put(structure, graph, len(structure))
         return graph
-
-    def _keep(self, structure: str, graph: Graph) -> None:
-        with self._lock:
-            if structure not in self._kept:
-                self._length += len(structure)
-            self._kept[structure] = graph
-            while self._length > self._most:
-                self._length -= len(self._kept.popitem(last=False)[0])

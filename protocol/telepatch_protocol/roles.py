@@ -27,22 +27,24 @@ _USE = re.compile(rf"\$({refs.NAME})|\{{({refs.NAME})\}}", re.ASCII)
 _FORM = re.compile(r'"(?:result|tensor|data)": ?["\[]')
 
 
-def roles_of(graph: Graph, text: str) -> dict[str, Role] | None:
+class Open(Exception):
+    """What is found of a document holds for no other one."""
+
+
+def roles_of(graph: Graph, text: str) -> dict[str, Role]:
     """What each constant is there for; "value" unless every use of it is of the same other kind.
 
     Args:
         graph: the document.
         text: its structure, as JSON.
 
-    Returns:
-        None where forms such as ``{result: ...}`` stand among the arguments themselves, or edits are not in place: then
-        constants are not all that may differ.
-
     Raises:
+        Open: forms such as ``{result: ...}`` stand among the arguments themselves, or edits are not in place: then
+            constants are not all that may differ.
         GraphError: it names an operation that there is not.
     """
     if graph.edits or _FORM.search(text):
-        return None
+        raise Open
     used = Counter(name or hole for name, hole in _USE.findall(text))
     found: dict[str, list[Role]] = {}
     for name, role in _special(graph):

@@ -87,6 +87,20 @@ def test_what_makes_a_difference_is_checked_again(card: ModelCard, monkeypatch: 
     assert counting.checks == 2
 
 
+def test_a_list_in_the_place_of_a_number_is_told_from_one_in_another_place(card: ModelCard):
+    def shape(**constants: Any) -> Any:
+        document = patch().to_dict()
+        document["nodes"] = [{"kind": "get", "id": "h", "site": "blocks.1:resid_post", "index": [0, "$a", "$b"]}]
+        document["constants"] = {"ids": [1, 2, 3, 4], "a": 0, "b": 0} | constants
+        return preparation.prepare(wire.from_dict(document)).checked.saves["out"].shape
+
+    preparation = Preparation(card)
+    assert shape() == ()
+    assert shape(b=[5, 6]) == (2,)
+    with pytest.raises(IndexOutOfRange):
+        shape(a=[5, 6])  # four positions, and a width of eight
+
+
 def test_an_index_past_the_end_is_refused_though_its_like_was_found_well(card: ModelCard):
     preparation = Preparation(card)
     preparation.prepare(patch(at=3), results=lambda job, name: ALONE)
