@@ -33,7 +33,7 @@ from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.narrow import Look, NarrowHead, Wide
 from telepatch_worker.past_price import past_bytes
-from telepatch_worker.plan import Plan, Task, make_plan
+from telepatch_worker.plan import Plan, Planner, Task
 from telepatch_worker.requests import Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.seating import Doors, Seated, Seating, seated, seats_for
@@ -118,6 +118,7 @@ class Engine:
         self.model = Interleaved(loaded.module)
         self.adapters = Switch(loaded.module)
         self._pad = padding_of(loaded)
+        self._planner = Planner(loaded.card, self._tokenize_one if loaded.tokenizer is not None else None)
 
     def run(
         self,
@@ -164,7 +165,7 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
-        plan = make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        plan = self._planner.plan(task)
         module = self.loaded.module
         if plan.generates and isinstance(module, PreTrainedModel):
             room = self.room(self.limits)

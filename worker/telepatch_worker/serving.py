@@ -18,6 +18,7 @@ from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchError
+from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
 from telepatch_worker import results
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
@@ -59,6 +60,7 @@ class Serving:
         self.settings = settings
         self.model = engine.card.id
         self.recent = Recent(settings.worker_recent_bytes)
+        self._reader = Reader()
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
         self._storing: set[str] = set()
@@ -153,7 +155,7 @@ class Serving:
         """A job with all that it needs; one that cannot be had fails alone."""
         _log.info("job_taken", job=job.id, person=job.person, attempt=job.attempt)
         try:
-            return await task_of(job, self.lane, self.recent)
+            return await task_of(job, self.lane, self.recent, self._reader)
         except LOST:
             raise
         except Exception as error:
