@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.price import generations
+from telepatch_worker import applying
 from telepatch_worker.adapters import Switch
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
@@ -34,7 +35,7 @@ from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.narrow import Look, NarrowHead, Wide
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Planner, Task
-from telepatch_worker.requests import Backward, Forward
+from telepatch_worker.requests import Apply, Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.seating import Doors, Seated, Seating, seated, seats_for
 
@@ -74,11 +75,13 @@ class Passes:
         skip: modules whose outputs are replaced for everyone in a forward.
         share: rows that are the same as others, as long as they are (`seating`).
         narrow: logits of positions that nobody looks at (`narrow`).
+        apply: going over the weights of a module for each value that it is applied to (`applying`).
     """
 
     skip: bool = True
     share: bool = True
     narrow: bool = True
+    apply: bool = True
 
 
 class Engine:
@@ -206,6 +209,7 @@ class Engine:
             values=partial(desk.values, plan.id),
             keep=desk.keep,
             decode=self._text(),
+            together=self._passes.apply and not plan.alone and not plan.grads,
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
@@ -217,6 +221,7 @@ class Engine:
             loop.add(run, request, kind)
         while loop.busy:
             loop.turn(self.room(limits))
+        self.apply(runs)
         self.backward(runs)
 
     def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
@@ -226,6 +231,12 @@ class Engine:
             return [[one] for one in wanted]
         most = worthwhile(self.loaded.device)
         return pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
+
+    def apply(self, runs: Sequence[Running]) -> None:
+        """The modules that some jobs apply next."""
+        wanted = [one for run in runs if run.error is None for one in run.wanted if isinstance(one, Apply)]
+        with torch.no_grad():
+            applying.fulfil(wanted, self.model)
 
     def backward(self, runs: Sequence[Running]) -> None:
         """The gradients that some jobs need next."""
