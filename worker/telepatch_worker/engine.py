@@ -24,15 +24,15 @@ from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import Generations, Kind, generating
 from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
 from telepatch_worker.floor import Floor
-from telepatch_worker.head import Head
 from telepatch_worker.inputs import Given, TokenInput
 from telepatch_worker.interleave import Interleaved
 from telepatch_worker.layout import Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
+from telepatch_worker.mediators import Passing
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
-from telepatch_worker.narrow import Look, NarrowHead, Wide
+from telepatch_worker.narrow import Look, NarrowHead
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Planner, Task
 from telepatch_worker.requests import Apply, Backward, Forward
@@ -74,7 +74,7 @@ class Passes:
     Attributes:
         skip: modules whose outputs are replaced for everyone in a forward.
         share: rows that are the same as others, as long as they are (`seating`).
-        narrow: logits of positions that nobody looks at (`narrow`).
+        narrow: logits of positions and tokens that nobody looks at (`narrow`, `columns`).
         apply: going over the weights of a module for each value that it is applied to (`applying`).
     """
 
@@ -113,7 +113,7 @@ class Engine:
         self._doors = Doors(loaded.card)
         self._head: NarrowHead | None = None
         if isinstance(loaded.module, PreTrainedModel) and loaded.card.kind == "causal":
-            self._head = NarrowHead(Head(loaded.module), loaded.card)
+            self._head = NarrowHead(loaded.module, loaded.card)
         self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
@@ -284,8 +284,8 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
-        fewer, wide = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, None)
-        passing = [one for one in (seating, wide) if one is not None]
+        fewer, narrow = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, ())
+        passing = [*(() if seating is None else (seating,)), *narrow]
         inputs = {**batch.inputs, **fewer}
         watch = Watch([one.run for one in wanted])
         with attention(self.loaded.module, eager=plan.eager):
@@ -293,10 +293,10 @@ class Engine:
 
     def _narrowed(
         self, wanted: Sequence[Wanted], seats: Mapping[_Key, Seat], seating: Seating | None
-    ) -> tuple[Mapping[str, Any], Wide | None]:
+    ) -> tuple[Mapping[str, Any], Sequence[Passing]]:
         """What keeps the head of the model narrow in a forward."""
         if self._head is None:
-            return {}, None
+            return {}, ()
         ends = {id(seat): seat.rows for seat in seats.values()} if seating is None else seating.ends()
         looks = [
             Look(one.request.frame, [moment for moment in one.request.moments if moment.invoke == name], ends[id(seat)])
