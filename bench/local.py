@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 
+from bench.stack import card_path, prompt
 from telepatch_protocol.graph import Graph
 from telepatch_worker.cards import read_card
 from telepatch_worker.engine import Engine, Task
 from telepatch_worker.load import load
 from telepatch_worker.settings import Settings
-
-POSITIONS = 16
 
 
 class Local:
@@ -27,12 +26,11 @@ class Local:
     def __init__(self, model: str, threads: int) -> None:
         torch.set_num_threads(threads)
         settings = Settings.from_environment()
-        file = read_card(Path("models") / f"{model}.toml")
+        file = read_card(card_path(model))
         self.bare_model = load(file, cache=settings.cache)
         self.engine = Engine(load(file, cache=settings.cache))
         self.card = self.engine.card
-        self.ids = [(7919 * place) % (self.card.vocabulary - 1) for place in range(POSITIONS)]
-        self.block = self.card.aliases.modules["blocks.*"].replace("*", "{block}")
+        self.ids = prompt(self.card.vocabulary)
 
     def bare(self) -> None:
         """The forward alone, all logits."""
@@ -61,21 +59,15 @@ class Local:
 
     def graph(self) -> Graph:
         """The same job as `bench.stack` sends."""
+        last: dict[str, Any] = {"invoke": "x", "index": [":", -1]}
         return Graph.model_validate(
             {
                 "model": {"id": self.card.id},
                 "runs": [{"id": "run", "invokes": [{"id": "x", "ids": self.ids}]}],
                 "nodes": [
                     {"kind": "get", "id": "h", "site": "blocks.2:resid_post", "invoke": "x"},
-                    {
-                        "kind": "set",
-                        "id": "w",
-                        "site": "blocks.3.mlp:output",
-                        "invoke": "x",
-                        "index": [":", -1],
-                        "value": 0,
-                    },
-                    {"kind": "get", "id": "z", "site": "unembed:output", "invoke": "x", "index": [":", -1]},
+                    {"kind": "set", "id": "w", "site": "blocks.3.mlp:output", "value": 0, **last},
+                    {"kind": "get", "id": "z", "site": "unembed:output", **last},
                 ],
                 "saves": {"h": "$h", "z": "$z"},
             }
