@@ -1,8 +1,8 @@
 """``python -m bench.clients``: many people at once beside the bare batched forward, in turns.
 
 Each person has a key and a connection, and sends one trace after the other: read a layer, zero an MLP position, save
-the last logits, look at both. Beside it the same model's forward in this process, at the best batch size and with all
-logits or only the last ones, whichever is faster; sizes and logits are tried in the same run.
+the last logits, look at both. Beside it the same model's forward in this process, at the best batch size, number of
+threads, and all logits or only the last ones: whichever is fastest, tried in the same run.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ class Bare:
 
     def __init__(self, model: str, threads: int, seconds: float) -> None:
         self.local = Local(model, threads)
+        self.threads = threads
         self.seconds = seconds
         self.rates: dict[str, list[float]] = {}
 
     def turn(self, sizes: tuple[int, ...]) -> None:
-        """Rows a second at each size, with all logits and with the last ones."""
-        for size in sizes:
-            for name, more in (("all logits", {}), ("last logits", {"logits_to_keep": 1})):
-                rate = self.rate(size, more)
-                self.rates.setdefault(f"{size} rows, {name}", []).append(rate)
+        """Rows a second at each size, with all logits and with the last ones, on one thread and on all."""
+        for threads in sorted({1, self.threads}):
+            torch.set_num_threads(threads)
+            for size in sizes:
+                for name, more in (("all logits", {}), ("last logits", {"logits_to_keep": 1})):
+                    way = f"{size} rows, {name}, {threads} threads"
+                    self.rates.setdefault(way, []).append(self.rate(size, more))
 
     def best(self) -> tuple[str, float]:
         """The way with the highest median, and that."""
@@ -110,7 +113,7 @@ def one_window(served: Service, people: Crowd, window: Window, lead: float, seco
 def measured(asked: argparse.Namespace, model: str) -> dict[str, Any]:
     """One model: bare and served, in turns."""
     seconds, lead = (2.0, 0.5) if asked.quick else (asked.seconds, asked.lead)
-    bare = Bare(model, asked.threads, seconds / 8)
+    bare = Bare(model, asked.threads, seconds / 16)
     windows = [Window(number) for number in asked.people]
     with (
         service([model], asked.threads, people=max(asked.people)) as served,

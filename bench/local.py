@@ -11,7 +11,7 @@ from bench.stack import card_path, prompt
 from telepatch_protocol.graph import Graph
 from telepatch_worker.cards import read_card
 from telepatch_worker.engine import Engine, Task
-from telepatch_worker.load import load
+from telepatch_worker.load import Loaded, load
 from telepatch_worker.settings import Settings
 
 
@@ -19,18 +19,21 @@ class Local:
     """One model with a prompt of 16 tokens.
 
     Args:
-        model: id of a card under models/.
+        model: id of a card.
         threads: that PyTorch may use.
     """
 
     def __init__(self, model: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        settings = Settings.from_environment()
-        file = read_card(card_path(model))
-        self.bare_model = load(file, cache=settings.cache)
-        self.engine = Engine(load(file, cache=settings.cache))
+        self.model = model
+        self.bare_model = self.another()
+        self.engine = Engine(self.another())
         self.card = self.engine.card
         self.ids = prompt(self.card.vocabulary)
+
+    def another(self) -> Loaded:
+        """A copy of the model with the same weights."""
+        return load(read_card(card_path(self.model)), cache=Settings.from_environment().cache)
 
     def bare(self) -> None:
         """The forward alone, all logits."""
