@@ -21,7 +21,7 @@ from telepatch_worker.engine import Engine
 from telepatch_worker.floor import Floor
 from telepatch_worker.generation import Generated, Generation
 from telepatch_worker.layout import Rows
-from telepatch_worker.load import load
+from telepatch_worker.load import Loaded, load
 from telepatch_worker.moments import Moment
 from telepatch_worker.plan import Task
 from telepatch_worker.sampling import Sampling
@@ -73,15 +73,13 @@ class Race:
     """One model twice: bare, and under the decode loop.
 
     Args:
-        model: id of a card under models/.
+        bare: the model as transformers has it.
+        loaded: another with the same weights, for the engine.
         new: tokens to generate.
     """
 
-    def __init__(self, model: str, new: int) -> None:
-        settings = Settings.from_environment()
-        file = read_card(card_path(model))
-        self.bare = load(file, cache=settings.cache).module
-        loaded = load(file, cache=settings.cache)
+    def __init__(self, bare: torch.nn.Module, loaded: Loaded, new: int) -> None:
+        self.bare = bare
         self.engine = Engine(loaded)
         self.decoder = Decoder(self.engine.model, loaded)
         self.new = new
@@ -91,18 +89,27 @@ class Race:
         assert isinstance(port, PortCard)
         self.leaf = port.leaves[port.primary]
         size = self.leaf.axes[-1]
-        self.vector = torch.linspace(-1, 1, size if isinstance(size, int) else 1)
+        assert isinstance(size, int)
+        self.vector = torch.linspace(-1, 1, size).to(loaded.device, loaded.dtype)
 
-    def plain(self) -> torch.Tensor:
+    @staticmethod
+    def of(model: str, new: int) -> Race:
+        """A race of a model that has a card."""
+        file, cache = read_card(card_path(model)), Settings.from_environment().cache
+        return Race(load(file, cache=cache).module, load(file, cache=cache), new)
+
+    def plain(self, rows: int = 1, **more: Any) -> torch.Tensor:
         """`generate`, greedy."""
         make: Any = self.bare.generate
+        given = self.prompt.repeat(rows, 1).to(self.vector.device)
         made = make(
-            self.prompt,
-            attention_mask=torch.ones_like(self.prompt),
+            given,
+            attention_mask=torch.ones_like(given),
             max_new_tokens=self.new,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
+            **more,
         )
         return torch.as_tensor(made)[:, POSITIONS:]
 
@@ -193,7 +200,7 @@ def main() -> None:
     made.add_argument("--new", type=int, default=64, help="tokens to generate")
     asked = given(made)
     torch.set_num_threads(asked.threads)
-    race = Race(asked.model, asked.new)
+    race = Race.of(asked.model, asked.new)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "generate": race.plain,
         "ours": race.ours(),

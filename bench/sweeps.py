@@ -7,13 +7,13 @@ way, the practical limit: rows that join at the block at which they are patched,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 
 import telepatch
+from bench.hooks import Hook, hooked
 from bench.local import Local
 from bench.measure import Times, in_turns
 from bench.report import Figure, bars, given, keep, milliseconds, parser, summaries
@@ -21,21 +21,6 @@ from bench.stack import service
 
 MARY, JOHN, PLACES = 11, 12, 8
 Ways = dict[str, Callable[[], Any]]
-Hook = Callable[..., Any]
-
-
-@contextmanager
-def hooked(modules: Sequence[Any], make: Callable[[int], Hook], *, before: bool = False) -> Iterator[None]:
-    """A forward hook on each module, made for its number; `before` it runs or after it."""
-    handles = [
-        (one.register_forward_pre_hook if before else one.register_forward_hook)(make(number))
-        for number, one in enumerate(modules)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Bare:
