@@ -2,8 +2,9 @@
 
 Random weights in bfloat16, made on the device; SDPA. One forward and 32, bare, as one-patch jobs through the engine,
 and as hand-written hooks on one batch; tokens a second beside transformers' ``generate``; peak memory of each. Every
-way ends with a synchronisation, so that what is timed is done. CUDA graphs, torch.compile block by block and a static cache
-are options of the bare model alone: they are measured to know what they would give, and nothing is held against them.
+way ends with a synchronisation, so that what is timed is done. CUDA graphs, torch.compile block by block and a static
+cache are options of the bare model alone: they are measured to know what they would give, and nothing is held against
+them.
 
 ``--device cpu --shape tiny`` shows on any machine that it runs.
 """
