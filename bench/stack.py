@@ -104,7 +104,7 @@ def service(
     with tempfile.TemporaryDirectory(prefix="tp") as home:
         ready, file = Path(home) / "ready.json", Path(home) / "keys.json"
         keys = tuple(add(file, f"person-{number}") for number in range(people))
-        words = ["up", "--port", "0", "--home", home, "--announce", str(ready)]
+        words = ["up", "--with-parent", "--port", "0", "--home", home, "--announce", str(ready)]
         words += ["--keys-file", str(file)] if keys else []
         words += [word for model in models for word in ("--model", str(card_path(model)))]
         variables = {"TELEPATCH_WORKER_THREADS": str(threads), **(settings or {})}
