@@ -64,7 +64,7 @@ check: setup ## Lint, format, types, import contracts, deployment files
 thin: setup ## Install the bare wheel into an empty environment and prove that it is light
 	$(BIN)/python tests/system/thin_check.py
 
-bench: setup ## Measure overhead against the bare forward; prints a table, writes JSON and a plot to bench/results/
+bench: setup ## Measure what it costs beside the bare model, in some tens of minutes; a table, JSON and plots in bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 up: setup ## Start the service here: embedded Valkey, gateway and worker; Ctrl-C ends all of it

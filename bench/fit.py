@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.measure import in_turns, machine
+from bench.measure import Times, in_turns
+from bench.report import Figure, bars, given, keep, milliseconds, parser, summaries
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.wire import from_dict
 from telepatch_worker.engine import Engine, Task
@@ -75,7 +76,7 @@ class Probe:
             "body": {"nodes": body, "out": {"loss": "$ce"}},
         }
         start = [call("W0", "zeros", [self.rows.shape[1], CLASSES]), call("b0", "zeros", [CLASSES])]
-        document = {
+        document: dict[str, Any] = {
             "protocol": [1, 0],
             "model": {"id": "gpt2-random"},
             "nodes": [*start, fit],
@@ -90,23 +91,25 @@ class Probe:
 
 
 def main() -> None:
-    """Measure and print."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.fit", description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=9)
-    arguments.add_argument("--threads", type=int, default=1)
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
-    print(machine())
+    """Measure, print, keep."""
+    made = parser("fit", __doc__, rounds=9, model=None, threads=1)
+    asked = given(made)
+    torch.set_num_threads(asked.threads)
+    lines: list[Figure] = []
+    found: dict[str, dict[str, Times]] = {}
     for width, batch in ((576, 128), (768, 512), (4096, 512)):
         probe = Probe(width, batch)
         if not torch.equal(probe.plain(), probe.served()):
             raise RuntimeError("the two loops do not give the same weights")
-        ways: dict[str, Callable[[], object]] = {"plain": probe.plain, "served": probe.served}
-        times = in_turns(ways, given.rounds, warm_up=1)
-        ratio = times["served"].median / times["plain"].median
-        shown = ", ".join(f"{name} {1e3 * one.median:.0f} ms" for name, one in times.items())
-        print(f"{ROWS} activations of width {width}, batches of {batch}, {EPOCHS} epochs: {shown}; ratio {ratio:.2f}")
+        ways: dict[str, Callable[[], object]] = {"PyTorch": probe.plain, "engine": probe.served}
+        times = in_turns(ways, asked.rounds, warm_up=1)
         probe.engine.close()
+        plain, ours = times["PyTorch"].median, times["engine"].median
+        found[f"{width} wide, {batch} a step"] = times
+        what = f"probe, {ROWS:,} rows {width} wide, {batch} a step"
+        lines.append(Figure(what, f"{1e3 * ours:.0f} ms", ours / plain, f"PyTorch {1e3 * plain:.0f} ms"))
+    bars(asked.out / "fit.png", f"A linear probe, {EPOCHS} epochs", "ms", milliseconds(found))
+    keep(asked, lines, {"probes": summaries(found)})
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@ how long a trace takes while somebody generates."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.local import POSITIONS
-from bench.measure import in_turns
+from bench.measure import Times, in_turns
+from bench.report import Figure, bars, given, keep, milliseconds, parser, summaries
+from bench.stack import POSITIONS, card_path, prompt
 from telepatch_protocol import wire
 from telepatch_protocol.card import PortCard
 from telepatch_protocol.sites import Place
@@ -21,7 +20,8 @@ from telepatch_worker.desk import Desk, Settled, quiet, unkept, unseen
 from telepatch_worker.engine import Engine
 from telepatch_worker.floor import Floor
 from telepatch_worker.generation import Generated, Generation
-from telepatch_worker.load import load
+from telepatch_worker.layout import Rows
+from telepatch_worker.load import Loaded, load
 from telepatch_worker.moments import Moment
 from telepatch_worker.plan import Task
 from telepatch_worker.sampling import Sampling
@@ -49,6 +49,9 @@ class Steering:
         """Steer."""
         region += self.vector
 
+    def track(self, moment: Moment, tensor: torch.Tensor, rows: Rows) -> None:
+        """No gradients are asked."""
+
     def sampled(self, name: str, step: int, tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Go on with what was sampled."""
         return tokens
@@ -70,36 +73,43 @@ class Race:
     """One model twice: bare, and under the decode loop.
 
     Args:
-        model: id of a card under models/.
+        bare: the model as transformers has it.
+        loaded: another with the same weights, for the engine.
         new: tokens to generate.
     """
 
-    def __init__(self, model: str, new: int) -> None:
-        settings = Settings.from_environment()
-        file = read_card(Path("models") / f"{model}.toml")
-        self.bare = load(file, cache=settings.cache).module
-        loaded = load(file, cache=settings.cache)
+    def __init__(self, bare: torch.nn.Module, loaded: Loaded, new: int) -> None:
+        self.bare = bare
         self.engine = Engine(loaded)
         self.decoder = Decoder(self.engine.model, loaded)
         self.new = new
-        self.prompt = torch.tensor([[(7919 * place) % (loaded.card.vocabulary - 1) for place in range(POSITIONS)]])
+        self.prompt = torch.tensor([prompt(loaded.card.vocabulary)])
         self.path = loaded.card.aliases.modules["blocks.*"].replace("*", "3")
         port = loaded.card.by_path[self.path].output
         assert isinstance(port, PortCard)
         self.leaf = port.leaves[port.primary]
         size = self.leaf.axes[-1]
-        self.vector = torch.linspace(-1, 1, size if isinstance(size, int) else 1)
+        assert isinstance(size, int)
+        self.vector = torch.linspace(-1, 1, size).to(loaded.device, loaded.dtype)
 
-    def plain(self) -> torch.Tensor:
+    @staticmethod
+    def of(model: str, new: int) -> Race:
+        """A race of a model that has a card."""
+        file, cache = read_card(card_path(model)), Settings.from_environment().cache
+        return Race(load(file, cache=cache).module, load(file, cache=cache), new)
+
+    def plain(self, rows: int = 1, **more: Any) -> torch.Tensor:
         """`generate`, greedy."""
         make: Any = self.bare.generate
+        given = self.prompt.repeat(rows, 1).to(self.vector.device)
         made = make(
-            self.prompt,
-            attention_mask=torch.ones_like(self.prompt),
+            given,
+            attention_mask=torch.ones_like(given),
             max_new_tokens=self.new,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
+            **more,
         )
         return torch.as_tensor(made)[:, POSITIONS:]
 
@@ -155,45 +165,60 @@ class Trace:
     def add(self, id: str, run: dict[str, Any], nodes: list[dict[str, Any]], saves: dict[str, str]) -> None:
         """One more job."""
         runs = [{"id": "r", "invokes": [{"id": "a", "ids": self.prompt}], **run}]
-        document = {"protocol": [1, 0], "model": {"id": self.model}, "runs": runs, "nodes": nodes, "saves": saves}
+        document: dict[str, Any] = {
+            "protocol": [1, 0],
+            "model": {"id": self.model},
+            "runs": runs,
+            "nodes": nodes,
+            "saves": saves,
+        }
         self.floor.add([Task(id, wire.from_dict(document))])
 
 
+PEOPLE = 8
+BESIDE = {"ours": "generate", "ours, steered": "generate, hook", f"ours, {PEOPLE} steered people": "generate, hook"}
+"""What is held against what."""
+
+
+def figures(times: Mapping[str, Times], new: int) -> list[Figure]:
+    """Tokens per second of ours, beside `generate`."""
+    rates = {name: new * (PEOPLE if str(PEOPLE) in name else 1) / one.median for name, one in times.items()}
+    return [
+        Figure(
+            f"generation, {name}",
+            f"{rates[name]:.1f} tokens/s",
+            rates[name] / rates[other],
+            f"{other} {rates[other]:.1f} tokens/s",
+        )
+        for name, other in BESIDE.items()
+    ]
+
+
 def main() -> None:
-    """Measure and print."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.generation", description=__doc__)
-    arguments.add_argument("--model", default="gpt2-small-random", help="id of a card under models/")
-    arguments.add_argument("--rounds", type=int, default=7, help="times that each way is measured")
-    arguments.add_argument("--new", type=int, default=64, help="tokens to generate")
-    arguments.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
-    race = Race(given.model, given.new)
+    """Measure, print, keep."""
+    made = parser("generation", __doc__, rounds=7)
+    made.add_argument("--new", type=int, default=64, help="tokens to generate")
+    asked = given(made)
+    torch.set_num_threads(asked.threads)
+    race = Race.of(asked.model, asked.new)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "generate": race.plain,
         "ours": race.ours(),
         "generate, hook": race.hooked,
         "ours, steered": race.ours(steered=True),
-        "ours, 8 steered people": race.ours(8, steered=True),
+        f"ours, {PEOPLE} steered people": race.ours(PEOPLE, steered=True),
     }
-    show(ways, given.rounds, given.new)
-    traces = {name: Trace(race.engine, race.prompt, bool(name)) for name in ("", ", somebody generates")}
-    for name, one in in_turns(traces, given.rounds, warm_up=1).items():
-        print(f"{'a trace' + name:32} {1000 * one.median:6.1f} ms")
-
-
-def show(ways: Mapping[str, Callable[[], torch.Tensor]], rounds: int, new: int) -> None:
-    """Tokens per second of each way, and how ours stand beside `generate`."""
     assert torch.equal(ways["generate"](), ways["ours"]())
     assert torch.equal(ways["generate, hook"](), ways["ours, steered"]())
-    times = in_turns(ways, rounds, warm_up=1)
-    beside = {"ours": "generate", "ours, steered": "generate, hook", "ours, 8 steered people": "generate, hook"}
-    for name, one in times.items():
-        people = 8 if "8" in name else 1
-        told = f"{name:24} {people * new / one.median:8.1f} tokens/s"
-        if name in beside:
-            told += f"   {people * times[beside[name]].median / one.median:.3f} times '{beside[name]}'"
-        print(told)
+    times = in_turns(ways, asked.rounds, warm_up=1)
+    beside = {"alone": Trace(race.engine, race.prompt, False), "beside": Trace(race.engine, race.prompt, True)}
+    traces = in_turns(beside, asked.rounds, warm_up=1)
+    slower = traces["beside"].median / traces["alone"].median
+    value, alone = f"{1e3 * traces['beside'].median:.0f} ms", f"alone {1e3 * traces['alone'].median:.0f} ms"
+    found = {f"{asked.new} tokens": times, "a trace": traces}
+    bars(asked.out / "generation.png", "Generation beside transformers' generate", "ms", milliseconds(found))
+    lines = [*figures(times, asked.new), Figure("a trace while somebody generates", value, slower, alone)]
+    keep(asked, lines, summaries(found))
 
 
 if __name__ == "__main__":

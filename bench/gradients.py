@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from bench.local import Local
-from bench.measure import in_turns
+from bench.measure import Times, in_turns
+from bench.report import Figure, bars, given, keep, milliseconds, parser, summaries
 from telepatch_protocol.wire import from_dict
 from telepatch_worker.engine import Task
 
@@ -65,15 +65,14 @@ class Race:
             {"kind": "call", "id": "d", "op": "sub", "args": ["$a", "$b"]},
             {"kind": "grad", "id": "g", "of": "$d", "wrt": ["$h"]},
         ]
-        graph = from_dict(
-            {
-                "protocol": [1, 0],
-                "model": {"id": self.model},
-                "runs": [{"id": "r", "invokes": [{"id": "x", "ids": list(self.local.ids)}]}],
-                "nodes": nodes,
-                "saves": {"g": "$g.0"},
-            }
-        )
+        document: dict[str, Any] = {
+            "protocol": [1, 0],
+            "model": {"id": self.model},
+            "runs": [{"id": "r", "invokes": [{"id": "x", "ids": list(self.local.ids)}]}],
+            "nodes": nodes,
+            "saves": {"g": "$g.0"},
+        }
+        graph = from_dict(document)
         tasks = [Task(f"job-{number}", graph) for number in range(jobs)]
 
         def run() -> torch.Tensor:
@@ -86,23 +85,23 @@ class Race:
 
 
 def main() -> None:
-    """Measure and print."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.gradients", description=__doc__)
-    arguments.add_argument("--model", default="gpt2-small-random", help="id of a card under models/")
-    arguments.add_argument("--rounds", type=int, default=9, help="times that each way is measured")
-    arguments.add_argument("--jobs", type=int, default=8, help="how many people ask at once in the second comparison")
-    arguments.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    given = arguments.parse_args()
-    race = Race(given.model, given.threads)
-    for jobs in (1, given.jobs):
+    """Measure, print, keep."""
+    made = parser("gradients", __doc__, rounds=9)
+    made.add_argument("--jobs", type=int, default=8, help="how many people ask at once in the second comparison")
+    asked = given(made)
+    race = Race(asked.model, asked.threads)
+    lines: list[Figure] = []
+    found: dict[str, dict[str, Times]] = {}
+    for jobs in (1, asked.jobs):
         ways = {"autograd": race.plain(jobs), "engine": race.ours(jobs)}
         torch.testing.assert_close(ways["engine"](), ways["autograd"](), rtol=1e-4, atol=1e-6)
-        times = in_turns(ways, given.rounds, warm_up=1)
+        times = in_turns(ways, asked.rounds, warm_up=1)
+        found[f"{jobs} at once"] = times
         ours, plain = times["engine"].median, times["autograd"].median
-        print(
-            f"{jobs} jobs, {race.layers} layers: autograd {1e3 * plain:.0f} ms, engine {1e3 * ours:.0f} ms, "
-            f"{ours / plain:.2f} times"
-        )
+        what = f"gradient at {race.layers} layers, {jobs} at once"
+        lines.append(Figure(what, f"{1e3 * ours:.0f} ms", ours / plain, f"autograd {1e3 * plain:.0f} ms"))
+    bars(asked.out / "gradients.png", "A logit difference's gradient at all layers", "ms", milliseconds(found))
+    keep(asked, lines, {"jobs": summaries(found)})
 
 
 if __name__ == "__main__":

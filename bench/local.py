@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 
+from bench.stack import card_path, prompt
 from telepatch_protocol.graph import Graph
 from telepatch_worker.cards import read_card
 from telepatch_worker.engine import Engine, Task
-from telepatch_worker.load import load
+from telepatch_worker.load import Loaded, load
 from telepatch_worker.settings import Settings
-
-POSITIONS = 16
 
 
 class Local:
     """One model with a prompt of 16 tokens.
 
     Args:
-        model: id of a card under models/.
+        model: id of a card.
         threads: that PyTorch may use.
     """
 
     def __init__(self, model: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        settings = Settings.from_environment()
-        file = read_card(Path("models") / f"{model}.toml")
-        self.bare_model = load(file, cache=settings.cache)
-        self.engine = Engine(load(file, cache=settings.cache))
+        self.model = model
+        self.bare_model = self.another()
+        self.engine = Engine(self.another())
         self.card = self.engine.card
-        self.ids = [(7919 * place) % (self.card.vocabulary - 1) for place in range(POSITIONS)]
-        self.block = self.card.aliases.modules["blocks.*"].replace("*", "{block}")
+        self.ids = prompt(self.card.vocabulary)
+
+    def another(self) -> Loaded:
+        """A copy of the model with the same weights."""
+        return load(read_card(card_path(self.model)), cache=Settings.from_environment().cache)
 
     def bare(self) -> None:
         """The forward alone, all logits."""
@@ -61,21 +62,15 @@ class Local:
 
     def graph(self) -> Graph:
         """The same job as `bench.stack` sends."""
+        last: dict[str, Any] = {"invoke": "x", "index": [":", -1]}
         return Graph.model_validate(
             {
                 "model": {"id": self.card.id},
                 "runs": [{"id": "run", "invokes": [{"id": "x", "ids": self.ids}]}],
                 "nodes": [
                     {"kind": "get", "id": "h", "site": "blocks.2:resid_post", "invoke": "x"},
-                    {
-                        "kind": "set",
-                        "id": "w",
-                        "site": "blocks.3.mlp:output",
-                        "invoke": "x",
-                        "index": [":", -1],
-                        "value": 0,
-                    },
-                    {"kind": "get", "id": "z", "site": "unembed:output", "invoke": "x", "index": [":", -1]},
+                    {"kind": "set", "id": "w", "site": "blocks.3.mlp:output", "value": 0, **last},
+                    {"kind": "get", "id": "z", "site": "unembed:output", **last},
                 ],
                 "saves": {"h": "$h", "z": "$z"},
             }

@@ -8,13 +8,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 
 import telepatch
+from telepatch_server.keys import add
+
+FOLDERS = (Path("bench/cards"), Path("models"))
+POSITIONS = 16
+
+
+def card_path(model: str) -> Path:
+    """The card of a model: one of the benches' own, or one that is served."""
+    found = [folder / f"{model}.toml" for folder in FOLDERS if (folder / f"{model}.toml").is_file()]
+    if not found:
+        raise SystemExit(f"no card {model}.toml in {' or '.join(map(str, FOLDERS))}, seen from the top of the checkout")
+    return found[0]
+
+
+def prompt(vocabulary: int, number: int = 0) -> list[int]:
+    """Sixteen tokens, other ones for each number."""
+    return [(7919 * place + 31 * number) % (vocabulary - 1) for place in range(POSITIONS)]
 
 
 class Counted(httpx.AsyncHTTPTransport):
@@ -27,12 +47,13 @@ class Counted(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.up += int(request.headers.get("content-length", 0))
         response = await super().handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = _Counting(response.stream, self)
         return response
 
 
 class _Counting(httpx.AsyncByteStream):
-    def __init__(self, inner: object, counter: Counted) -> None:
+    def __init__(self, inner: httpx.AsyncByteStream, counter: Counted) -> None:
         self.inner, self.counter = inner, counter
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -44,31 +65,58 @@ class _Counting(httpx.AsyncByteStream):
         await self.inner.aclose()
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service that runs: where it is, one key for each of its people, and its processes.
+
+    Args:
+        url: of the gateway.
+        keys: one for each person; empty for a service that asks for none.
+        parts: gateway, queue and worker.
+    """
+
+    url: str
+    keys: tuple[str, ...]
+    parts: Mapping[str, psutil.Process]
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU that each part has used."""
+        times = {name: part.cpu_times() for name, part in self.parts.items()}
+        return {name: found.user + found.system for name, found in times.items()}
+
+    def rss(self) -> dict[str, int]:
+        """Bytes of memory that each part holds."""
+        return {name: int(part.memory_info().rss) for name, part in self.parts.items()}
+
+
 @contextmanager
-def service(models: Sequence[str], threads: int) -> Iterator[str]:
-    """The address of a service with its own queue, gateway and one worker for each model."""
+def service(
+    models: Sequence[str], threads: int, people: int = 0, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """A service with its own queue, gateway and one worker for each model.
+
+    Args:
+        models: ids of cards.
+        threads: of PyTorch in a worker.
+        people: who have a key each; 0 for a service without keys.
+        settings: variables of the environment.
+    """
     with tempfile.TemporaryDirectory(prefix="tp") as home:
-        ready = Path(home) / "ready.json"
-        wanted = [word for model in models for word in ("--model", model)]
-        command = [
-            sys.executable,
-            "-m",
-            "telepatch",
-            "up",
-            "--port",
-            "0",
-            "--home",
-            home,
-            "--announce",
-            str(ready),
-            *wanted,
-        ]
-        process = subprocess.Popen(["env", f"TELEPATCH_WORKER_THREADS={threads}", *command], stdout=subprocess.DEVNULL)
+        ready, file = Path(home) / "ready.json", Path(home) / "keys.json"
+        keys = tuple(add(file, f"person-{number}") for number in range(people))
+        words = ["up", "--with-parent", "--port", "0", "--home", home, "--announce", str(ready)]
+        words += ["--keys-file", str(file)] if keys else []
+        words += [word for model in models for word in ("--model", str(card_path(model)))]
+        variables = {"TELEPATCH_WORKER_THREADS": str(threads), **(settings or {})}
+        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        command += [sys.executable, "-m", "telepatch", *words]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            yield _address(process, ready)
+            url = _address(process, ready)
+            yield Service(url, keys, _parts(psutil.Process(process.pid)))
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(60)
 
 
 def _address(process: subprocess.Popen[bytes], ready: Path) -> str:
@@ -77,6 +125,31 @@ def _address(process: subprocess.Popen[bytes], ready: Path) -> str:
             return str(json.loads(ready.read_text())["url"])
         time.sleep(0.1)
     raise SystemExit("the service ended before it was ready")
+
+
+def _parts(whole: psutil.Process) -> dict[str, psutil.Process]:
+    """The processes by what they do; the queue is the one that is no command of ours."""
+    found: dict[str, psutil.Process] = {}
+    for one in whole.children(recursive=True):
+        words = one.cmdline()
+        found[next((name for name in ("gateway", "worker") if name in words), "queue")] = one
+    return found
+
+
+def one_trace(model: Any, ids: list[int]) -> list[Any]:
+    """Read a layer, zero an MLP position, save the last logits."""
+    with model.trace() as t, t.invoke(ids=ids):
+        hidden = model.blocks[2].resid_post.save()
+        model.blocks[3].mlp.output[:, -1] = 0
+        logits = model.unembed.output[:, -1].save()
+    return [hidden, logits]
+
+
+def small_trace(model: Any, ids: list[int]) -> Any:
+    """Zero an MLP position, save one number of the last logits."""
+    with model.trace() as t, t.invoke(ids=ids):
+        model.blocks[3].mlp.output[:, -1] = 0
+        return model.unembed.output[:, -1].amax().save()
 
 
 class Remote:
@@ -89,27 +162,12 @@ class Remote:
         self.ids = ids
 
     def trace(self) -> Callable[[], None]:
-        """Read a layer, zero an MLP position, save the last logits, look at both."""
-
-        def run() -> None:
-            with self.model.trace() as t, t.invoke(ids=self.ids):
-                hidden = self.model.blocks[2].resid_post.save()
-                self.model.blocks[3].mlp.output[:, -1] = 0
-                logits = self.model.unembed.output[:, -1].save()
-            telepatch.gather(hidden, logits)
-
-        return run
+        """One trace, and a look at both its values."""
+        return lambda: telepatch.gather(one_trace(self.model, self.ids))
 
     def small_trace(self) -> Callable[[], None]:
-        """Zero an MLP position, save one number of the last logits, look at it."""
-
-        def run() -> None:
-            with self.model.trace() as t, t.invoke(ids=self.ids):
-                self.model.blocks[3].mlp.output[:, -1] = 0
-                largest = self.model.unembed.output[:, -1].amax().save()
-            largest.item()
-
-        return run
+        """One small trace, and a look at its number."""
+        return lambda: small_trace(self.model, self.ids).item()
 
     def bytes_of(self, run: Callable[[], None]) -> tuple[int, int]:
         """Bytes up and down of one round."""

@@ -7,17 +7,16 @@ way, the practical limit: rows that join at the block at which they are patched,
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 
 import telepatch
+from bench.hooks import Hook, hooked
 from bench.local import Local
-from bench.measure import in_turns, machine
+from bench.measure import Times, in_turns
+from bench.report import Figure, bars, given, keep, milliseconds, parser, summaries
 from bench.stack import service
 
 MARY, JOHN, PLACES = 11, 12, 8
@@ -34,9 +33,9 @@ class Bare:
 
     def __init__(self, model: str, threads: int) -> None:
         self.local = Local(model, threads)
-        self.model: Any = self.local.bare_model.module
-        self.blocks = self.model.transformer.h
-        self.heads = self.model.config.n_head
+        self.model = cast(Any, self.local.bare_model.module)
+        self.blocks: list[Any] = list(self.model.transformer.h)
+        self.heads: int = self.model.config.n_head
         self.clean = self.local.ids
         self.corrupted = [*self.clean[:4], 17, *self.clean[5:]]
 
@@ -46,87 +45,78 @@ class Bare:
             found: torch.Tensor = self.model(input_ids=torch.tensor(ids), use_cache=False, **more).logits
         return found
 
-    def reading(
-        self, modules: list[Any], take: Callable[[Any, Any], torch.Tensor], ids: list[list[int]], **more: Any
-    ) -> Any:
-        """What passes some modules, and the logits."""
+    def reading(self, modules: Sequence[Any], take: Callable[[Any, Any], torch.Tensor]) -> list[torch.Tensor]:
+        """What passes some modules on the clean prompt."""
+        return self.passing(modules, take, [self.clean])
+
+    def passing(
+        self, modules: Sequence[Any], take: Callable[[Any, Any], torch.Tensor], ids: list[list[int]]
+    ) -> list[torch.Tensor]:
+        """What passes some modules, taken from their arguments or output."""
         seen: list[torch.Tensor] = []
-        handles = [one.register_forward_hook(lambda m, a, out: seen.append(take(a, out))) for one in modules]
-        try:
-            logits = self.forward(ids, **more)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return seen, logits
+        with hooked(modules, lambda number: lambda module, given, out: seen.append(take(given, out))):
+            self.forward(ids, logits_to_keep=1)
+        return seen
 
     def streams(self, ids: list[list[int]]) -> list[torch.Tensor]:
         """The residual stream after every block."""
-        found, _ = self.reading(list(self.blocks), lambda a, out: out, ids, logits_to_keep=1)
-        return list(found)
+        return self.passing(self.blocks, lambda given, out: out, ids)
 
 
-def difference(logits: torch.Tensor) -> torch.Tensor:
+def difference(logits: Any) -> Any:
     """Of two columns of the last logits."""
     return logits[:, -1, MARY] - logits[:, -1, JOHN]
 
 
+def patched(bare: Bare, model: Any, port: str, variants: Sequence[tuple[int, Any]]) -> torch.Tensor:
+    """The loop of all patches: the clean run's value at a port, one part of one block at a time."""
+    with model.trace() as t, t.invoke(ids=bare.clean):
+        clean = [getattr(block, port).save() for block in model.blocks]
+    found = []
+    for layer, part in variants:
+        with model.trace() as t, t.invoke(ids=bare.corrupted):
+            getattr(model.blocks[layer], port)[part] = clean[layer][part]
+            found.append(difference(model.unembed.output).save())
+    return torch.tensor([float(one.item()) for one in telepatch.gather(*found)])
+
+
 def patches(bare: Bare, model: Any) -> Ways:
     """Residual patches: every block, eight positions, one trace each."""
-    layers = range(len(bare.blocks))
-    variants = [(layer, at) for layer in layers for at in range(PLACES)]
+    variants = [(layer, at) for layer in range(len(bare.blocks)) for at in range(PLACES)]
 
     def hooks() -> torch.Tensor:
         clean = bare.streams([bare.clean])
 
-        def patch(layer: int) -> Callable[..., Any]:
-            rows = [row for row, (own, _) in enumerate(variants) if own == layer]
-
+        def patch(layer: int) -> Hook:
             def hook(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
-                for row in rows:
-                    out[row, variants[row][1]] = clean[layer][0, variants[row][1]]
+                for at in range(PLACES):
+                    out[layer * PLACES + at, at] = clean[layer][0, at]
                 return out
 
             return hook
 
-        handles = [block.register_forward_hook(patch(layer)) for layer, block in enumerate(bare.blocks)]
-        try:
-            return difference(bare.forward([bare.corrupted] * len(variants)))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(bare.blocks, patch):
+            return torch.as_tensor(difference(bare.forward([bare.corrupted] * len(variants))))
 
     def joining() -> torch.Tensor:
         clean = bare.streams([bare.clean])
 
-        def hook(layer: int) -> Callable[..., Any]:
-            def joined(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+        def join(layer: int) -> Hook:
+            def hook(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
                 copies = out[:1].repeat(PLACES, 1, 1)
                 for at in range(PLACES):
                     copies[at, at] = clean[layer][0, at]
                 return torch.cat([out, copies])
 
-            return joined
+            return hook
 
-        handles = [block.register_forward_hook(hook(layer)) for layer, block in enumerate(bare.blocks)]
-        try:
-            with torch.no_grad():
-                last = bare.model.transformer(input_ids=torch.tensor([bare.corrupted]), use_cache=False)[0][1:, -1]
-                two = last @ bare.model.lm_head.weight[[MARY, JOHN]].T
-            return two[:, 0] - two[:, 1]
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(bare.blocks, join), torch.no_grad():
+            last = bare.model.transformer(input_ids=torch.tensor([bare.corrupted]), use_cache=False)[0][1:, -1]
+            two = last @ bare.model.lm_head.weight[[MARY, JOHN]].T
+        return torch.as_tensor(two[:, 0] - two[:, 1])
 
     def naive() -> torch.Tensor:
-        with model.trace() as t, t.invoke(ids=bare.clean):
-            clean = [block.resid_post.save() for block in model.blocks]
-        found = []
-        for layer, at in variants:
-            with model.trace() as t, t.invoke(ids=bare.corrupted):
-                model.blocks[layer].resid_post[:, at] = clean[layer][:, at]
-                last = model.unembed.output[:, -1]
-                found.append((last[:, MARY] - last[:, JOHN]).save())
-        return torch.tensor([float(one.item()) for one in telepatch.gather(*found)])
+        return patched(bare, model, "resid_post", [(layer, (slice(None), at)) for layer, at in variants])
 
     return {"hooks, all rows": hooks, "limit: rows that join": joining, "naive loop": naive}
 
@@ -134,13 +124,13 @@ def patches(bare: Bare, model: Any) -> Ways:
 def heads(bare: Bare, model: Any) -> Ways:
     """Head patches: every head of every block gets the clean run's output."""
     count, width = bare.heads, bare.model.config.n_embd // bare.heads
-    variants = [(layer, head) for layer in range(len(bare.blocks)) for head in range(count)]
     projections = [block.attn.c_proj for block in bare.blocks]
+    variants = [(layer, head) for layer in range(len(projections)) for head in range(count)]
 
     def hooks() -> torch.Tensor:
-        clean, _ = bare.reading(projections, lambda a, out: a[0], [bare.clean], logits_to_keep=1)
+        clean = bare.reading(projections, lambda given, out: given[0])
 
-        def patch(layer: int) -> Callable[..., Any]:
+        def patch(layer: int) -> Hook:
             def hook(module: Any, given: Any) -> Any:
                 value = given[0]
                 for head in range(count):
@@ -150,23 +140,11 @@ def heads(bare: Bare, model: Any) -> Ways:
 
             return hook
 
-        handles = [one.register_forward_pre_hook(patch(layer)) for layer, one in enumerate(projections)]
-        try:
-            return difference(bare.forward([bare.corrupted] * len(variants)))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(projections, patch, before=True):
+            return torch.as_tensor(difference(bare.forward([bare.corrupted] * len(variants))))
 
     def naive() -> torch.Tensor:
-        with model.trace() as t, t.invoke(ids=bare.clean):
-            clean = [block.z.save() for block in model.blocks]
-        found = []
-        for layer, head in variants:
-            with model.trace() as t, t.invoke(ids=bare.corrupted):
-                model.blocks[layer].z[:, :, head] = clean[layer][:, :, head]
-                last = model.unembed.output[:, -1]
-                found.append((last[:, MARY] - last[:, JOHN]).save())
-        return torch.tensor([float(one.item()) for one in telepatch.gather(*found)])
+        return patched(bare, model, "z", [(layer, (slice(None), slice(None), head)) for layer, head in variants])
 
     return {"hooks, all rows": hooks, "naive loop": naive}
 
@@ -207,33 +185,40 @@ def prompts(bare: Bare, model: Any) -> Ways:
 
 
 CASES: dict[str, Callable[[Bare, Any], Ways]] = {"patches": patches, "heads": heads, "lens": lens, "prompts": prompts}
+AIMS = {"patches": 0.55, "heads": 0.7, "lens": 1.2, "prompts": 1.2}
+"""Of the naive loop, beside the hooks."""
+LIMIT_AIM = 1.25
+
+
+def figures(case: str, times: dict[str, Times]) -> list[Figure]:
+    """The naive loop beside every other way."""
+    *others, naive = times.items()
+    lines = []
+    for way, one in others:
+        aim = LIMIT_AIM if way.startswith("limit") else AIMS[case]
+        value, beside = f"{1e3 * naive[1].median:.0f} ms", f"{way} {1e3 * one.median:.0f} ms"
+        lines.append(Figure(f"{case}, {naive[0]}", value, naive[1].median / one.median, beside, at_most=aim))
+    return lines
 
 
 def main() -> None:
     """Measure, compare, print, keep."""
-    arguments = argparse.ArgumentParser(prog="python -m bench.sweeps", description=__doc__)
-    arguments.add_argument("--model", default="gpt2-small-random")
-    arguments.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--out", type=Path, default=Path("bench/results"))
-    given = arguments.parse_args()
-    bare = Bare(given.model, given.threads)
-    found: dict[str, Any] = {"machine": machine(), "threads": given.threads, "model": given.model, "cases": {}}
-    with service([given.model], given.threads) as url, telepatch.connect(url, progress=False) as lab:
-        for name in given.cases:
-            ways = CASES[name](bare, lab.model(given.model))
-            values = [way() for way in ways.values()]
-            for value in values[1:]:
-                torch.testing.assert_close(value.float(), values[0].float(), rtol=1e-3, atol=1e-3)
-            times = in_turns(ways, given.rounds, warm_up=1)
-            first = next(iter(times.values())).median
-            found["cases"][name] = {way: {**one.summary(), "ratio": one.median / first} for way, one in times.items()}
-            print(f"\n{name}: {str(CASES[name].__doc__).strip()}")
-            for way, one in times.items():
-                print(f"  {way:24} {1e3 * one.median:9.1f} ms   {one.median / first:.2f} times")
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "sweeps.json").write_text(json.dumps(found, indent=1) + "\n")
+    made = parser("sweeps", __doc__, rounds=5)
+    made.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    asked = given(made)
+    bare = Bare(asked.model, asked.threads)
+    lines: list[Figure] = []
+    found: dict[str, dict[str, Times]] = {}
+    with service([asked.model], asked.threads) as served, telepatch.connect(served.url, progress=False) as lab:
+        for name in asked.cases:
+            ways = CASES[name](bare, lab.model(asked.model))
+            first, *others = [way() for way in ways.values()]
+            for value in others:
+                torch.testing.assert_close(value.float(), first.float(), rtol=1e-3, atol=1e-3)
+            found[name] = in_turns(ways, asked.rounds, warm_up=1)
+            lines += figures(name, found[name])
+    bars(asked.out / "sweeps.png", "Naive loops over the service beside hand-written hooks", "ms", milliseconds(found))
+    keep(asked, lines, {"cases": summaries(found)})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 _TIMED = "import time; begun = time.process_time(); import telepatch; print(time.process_time() - begun)"
 
@@ -29,7 +30,9 @@ def closure() -> dict[str, int]:
         if name in sizes:
             continue
         found = importlib.metadata.distribution(name)
-        sizes[name] = sum(file.locate().stat().st_size for file in found.files or () if file.locate().exists())
+        sizes[name] = sum(
+            Path(str(file.locate())).stat().st_size for file in found.files or () if Path(str(file.locate())).exists()
+        )
         for need in found.requires or ():
             if "extra ==" not in need and "sys_platform" not in need and "python_version" not in need:
                 waiting.append(re.split(r"[^A-Za-z0-9_.-]", need)[0].lower())
