@@ -63,6 +63,7 @@ class Context:
         warnings: what its author should know of how it ran.
         stage: steps that its fit has made, and how many there are at most.
         held: bytes of values alive.
+        agree: makes a decision that follows from no document the same wherever the job runs.
     """
 
     plan: Plan
@@ -79,6 +80,7 @@ class Context:
     warnings: list[str] = field(default_factory=list)
     stage: tuple[int, int] = (0, 0)
     held: int = 0
+    agree: Callable[[int], int] = int
 
     @property
     def graph(self) -> Graph:
