@@ -22,6 +22,7 @@ class WorkerInfo(Frozen):
 
     Attributes:
         running: jobs that it works on.
+        tp_size: processes that hold the model together, each on a device of its own.
         seen: when it was last heard of; set by `Registry.heartbeat`.
     """
 
@@ -33,6 +34,7 @@ class WorkerInfo(Frozen):
     started: float
     seen: float = 0.0
     running: int = 0
+    tp_size: int = 1
 
 
 class LoadProgress(Frozen):

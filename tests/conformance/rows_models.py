@@ -91,8 +91,8 @@ GROUP.without(
     "loading: dispatch, dtype, device_map, attn_implementation, revision, trust_remote_code",
     'TransformersModel(repo, dtype="bfloat16")',
     "A model is loaded once for everybody, by the operator, and a request names it.",
-    "Fields of its card (`dtype`, `device`, `attention`, a pinned revision in `source`); code from a hub is never "
-    "run. A place that exists under eager attention only makes its job run eager.",
+    "Fields of its card (`dtype`, `device`, `device_map`, `attention`, a pinned revision in `source`); code from a "
+    "hub is never run. A place that exists under eager attention only makes its job run eager.",
 )
 
 
@@ -166,9 +166,9 @@ class Adapted:
 GROUP.without(
     "tensor parallel",
     'TransformersModel(repo, tp_plan="auto")',
-    "Where a model's parts lie is the worker's business, and no worker of this version splits one model over several "
-    "GPUs.",
-    "Workers on several GPUs or machines share one queue; one model has to fit one device, in fewer bits if need be.",
+    "Where a model's parts lie is the worker's business, and a request does not see it.",
+    "`tp_size` on a model's card, and torchrun to start the worker, [models.md](models.md): every place is read and "
+    "written whole, operations inside forwards and gradients included.",
 )
 GROUP.without(
     "vLLM",

@@ -144,6 +144,30 @@ def test_weights_are_fetched_with_the_token_once_and_then_come_from_the_cache(hu
     assert load(CARD, cache=cache).card.parameters == 248_640
 
 
+def test_the_parts_that_were_fetched_and_read_are_told(hub, tmp_path):
+    told: dict[str, list[float]] = {"fetch": [], "load": []}
+
+    def tell(stage: str, part: float | None) -> None:
+        if part is not None and stage in told:
+            told[stage].append(part)
+
+    cache = tmp_path / "cache"
+    fetch_snapshot(CARD, cache, tell, space(2**30), secret(tmp_path), hub[0])
+    load(CARD, cache=cache, progress=tell)
+    for parts in told.values():
+        assert parts == sorted(parts)
+        assert len(set(parts)) > 3
+        assert 0 <= parts[0] < parts[-1] <= 1
+
+
+def test_a_model_too_large_for_its_device_is_refused_before_a_weight_is_read(tmp_path):
+    snapshot(tmp_path)
+    told: list[str] = []
+    with pytest.raises(LoadError, match=r"its weights need 0.00 GiB in bfloat16 on cpu, 0.00 GiB are free"):
+        load(CARD, cache=tmp_path, free_bytes=100_000, progress=lambda stage, part: told.append(stage))
+    assert "load" not in told
+
+
 def test_what_will_not_fit_is_refused_before_it_is_fetched(hub, tmp_path):
     address, asked = hub
     with pytest.raises(LoadError, match="its weights need"):

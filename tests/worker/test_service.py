@@ -37,9 +37,9 @@ from telepatch_protocol.tensors import Tensor
 from telepatch_worker import evaluate, results
 from telepatch_worker.engine import BatchLimits
 from telepatch_worker.floor import Floor
-from telepatch_worker.service import card_of, housekeeping
+from telepatch_worker.service import card_of, check_launch, housekeeping
 from telepatch_worker.serving import Serving
-from telepatch_worker.settings import Settings
+from telepatch_worker.settings import Settings, Torchrun
 
 MODEL = "gpt2-random"
 A, B = [5, 6, 7, 8, 9], [20, 21, 22]
@@ -500,3 +500,19 @@ async def test_the_process_publishes_its_model_serves_it_and_ends_in_order(desk,
     records = [json.loads(line) for line in said.splitlines()]
     assert {"worker_ready", "jobs_taken", "job_ended", "worker_ended"} <= {one["event"] for one in records}
     assert {one["person"] for one in records if "person" in one} == {"ada"}
+
+
+def test_a_worker_that_was_started_otherwise_than_its_card_needs_is_told_what_would_work():
+    def launched(ranks: int) -> Torchrun:
+        return Torchrun(rank=0, world_size=ranks, local_rank=0, local_world_size=ranks)
+
+    sharded, alone = Settings(model="llama-tp2-random"), Settings(model=MODEL)
+    two = "torchrun --nproc-per-node 2 -m telepatch worker --model llama-tp2-random"
+    for found in (None, launched(4)):
+        with pytest.raises(BadArgument, match=f"has tp_size = 2, and was started with .*; this works: {two}"):
+            check_launch(card_of(sharded), sharded, found)
+    with pytest.raises(BadArgument, match=f"with 2 ranks; this works: telepatch worker --model {MODEL}"):
+        check_launch(card_of(alone), alone, launched(2))
+    assert check_launch(card_of(sharded), sharded, launched(2)) == launched(2)
+    assert check_launch(card_of(alone), alone, None) is None
+    assert check_launch(card_of(alone), alone, launched(1)) is None

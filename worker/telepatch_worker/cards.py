@@ -127,6 +127,11 @@ class CardFile(Frozen):
         attention: attention implementation, as transformers names it.
         tokenizer: ``own`` (beside the weights), ``bytes`` (one token per byte) or ``none`` (token ids only).
         chat_template: Jinja template for chat messages, in place of the tokenizer's own.
+        tp_size: ranks that hold the model together, each a shard of it, on a device of its own: such a card is served
+            under ``torchrun --nproc-per-node``.
+        device_map: ``auto`` lets a model that is larger than one device go over all of this machine's, and over its
+            memory; or module paths with the device of each (``0``, ``cpu``, ``disk``).
+        max_memory: for ``auto``: how much of each device may be taken (``0 = "20GiB"``, ``cpu = "60GiB"``).
         tolerance: relative bound between a batched and a solo run; by default a bound for the dtype.
         limits: fields of `Limits` that differ from the defaults.
         aliases: in place of the aliases of the model's family.
@@ -150,6 +155,9 @@ class CardFile(Frozen):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
     tokenizer: Literal["own", "bytes", "none"] = "own"
     chat_template: str | None = Field(default=None, min_length=1, max_length=MAX_TEMPLATE)
+    tp_size: int = Field(default=1, ge=1, le=64)
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
+    max_memory: dict[str, int | str] = Field(default_factory=dict)
     tolerance: float | None = Field(default=None, gt=0)
     limits: dict[str, int | float] = Field(default_factory=dict)
     aliases: Aliases | None = None
@@ -184,6 +192,7 @@ class CardFile(Frozen):
         if kind == "config" and self.tokenizer == "own" and not self.named:
             raise ValueError("a config: source has no tokenizer of its own: set tokenizer to 'bytes' or 'none'")
         self._fits_its_kind()
+        self._fits_its_devices()
         if self.chat_template is not None and self.tokenizer == "none":
             raise ValueError("'chat_template' needs a tokenizer, but tokenizer is 'none'")
         self.limits_for(1)
@@ -207,6 +216,21 @@ class CardFile(Frozen):
             raise ValueError(
                 f"{self.quantisation.method} quantises weights as they are read; a config: source has none"
             )
+
+    def _fits_its_devices(self) -> None:
+        spread = self.tp_size > 1 or self.device_map is not None
+        if spread and (self.loader is not None or self.named):
+            raise ValueError("'tp_size' and 'device_map' are for models of transformers that take tokens")
+        if spread and self.quantisation is not None:
+            raise ValueError("'quantisation' does not go with 'tp_size' or 'device_map'")
+        if self.tp_size > 1 and self.adapters:
+            raise ValueError("'adapters' do not go with 'tp_size': PEFT's layers are not sharded")
+        if self.tp_size > 1 and self.device_map is not None:
+            raise ValueError("'tp_size' gives each rank one device, 'device_map' one worker several: leave one out")
+        if self.tp_size > 1 and self.device.startswith("cuda:"):
+            raise ValueError(f"with 'tp_size' each rank has a device of its own: device is 'auto', not {self.device!r}")
+        if self.max_memory and self.device_map != "auto":
+            raise ValueError("'max_memory' goes with device_map = \"auto\"")
 
     @property
     def named(self) -> bool:

@@ -15,6 +15,7 @@ from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.price import generations
 from telepatch_worker import applying
+from telepatch_worker.accord import ALONE, Accord
 from telepatch_worker.adapters import Switch
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
@@ -36,7 +37,7 @@ from telepatch_worker.narrow import Look, NarrowHead
 from telepatch_worker.past_price import past_bytes
 from telepatch_worker.plan import Plan, Planner, Task
 from telepatch_worker.requests import Apply, Backward, Forward
-from telepatch_worker.running import Clock, Running, Station, Watch
+from telepatch_worker.running import Clock, Running, Station, Watch, stopped
 from telepatch_worker.seating import Doors, Seated, Seating, seated, seats_for
 
 __all__ = ["BatchLimits", "Desk", "Engine", "Outcome", "Passes", "Settled", "Task"]
@@ -92,6 +93,7 @@ class Engine:
         limits: of one forward.
         cache_bytes: of keys and values of all generations at once; None for no limit.
         passes: what is left out of forwards, because it comes to the same.
+        accord: with those who hold other shards of the model.
 
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
@@ -108,17 +110,19 @@ class Engine:
         *,
         cache_bytes: int | None = None,
         passes: Passes | None = None,
+        accord: Accord = ALONE,
     ) -> None:
+        self.accord = accord
         self._passes = passes or Passes()
         self._doors = Doors(loaded.card)
         self._head: NarrowHead | None = None
         if isinstance(loaded.module, PreTrainedModel) and loaded.card.kind == "causal":
-            self._head = NarrowHead(loaded.module, loaded.card)
+            self._head = NarrowHead(loaded.module, loaded.card, columns=loaded.shards is None)
         self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
         self.limits = limits or BatchLimits()
-        self.model = Interleaved(loaded.module)
+        self.model = Interleaved(loaded.module, loaded.shards)
         self.adapters = Switch(loaded.module)
         self._pad = padding_of(loaded)
         self._planner = Planner(loaded.card, self._tokenize_one if loaded.tokenizer is not None else None)
@@ -210,6 +214,7 @@ class Engine:
             keep=desk.keep,
             decode=self._text(),
             together=self._passes.apply and not plan.alone and not plan.grads,
+            accord=self.accord,
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
@@ -263,7 +268,7 @@ class Engine:
 
     def forward(self, wanted: Sequence[Wanted]) -> None:
         """One forward over every invoke that takes part in it."""
-        leaving = {id(run) for run in {id(one.run): one.run for one in wanted}.values() if run.stops()}
+        leaving = {id(run) for run in stopped(list({id(one.run): one.run for one in wanted}.values()))}
         wanted = [one for one in wanted if id(one.run) not in leaving]
         if not wanted:
             return

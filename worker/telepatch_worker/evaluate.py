@@ -15,7 +15,9 @@ from telepatch_protocol.sites import Place
 from telepatch_worker.applying import applied
 from telepatch_worker.emitting import log
 from telepatch_worker.kernels import run_op
+from telepatch_worker.offload import present
 from telepatch_worker.places import own_copy
+from telepatch_worker.shards import whole_parameter
 from telepatch_worker.values import Value, as_tensor
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ def _parameter(frame: Frame, node: Get) -> torch.Tensor:
 
 def _tensor_of(frame: Frame, place: Place) -> torch.Tensor:
     module = frame.context.model.module.get_submodule(place.path)
-    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return own[place.leaf]
+    with present(module):
+        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        return whole_parameter(own[place.leaf])
 
 
 def _called(frame: Frame, node: Call) -> Value:

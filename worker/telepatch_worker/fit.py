@@ -129,8 +129,7 @@ class _Fitting:
     def _rest(self) -> Work[None]:
         """Let others go first now and then, and fits over the same stream keep step."""
         self._context.pause()
-        now = time.perf_counter()
-        if now - self._turn >= TURN_SECONDS:
+        if self._context.agree(time.perf_counter() - self._turn >= TURN_SECONDS):
             yield [Turn()]
             self._turn = time.perf_counter()
         elif isinstance(self._batches, Buffer):

@@ -106,7 +106,7 @@ class Floor:
         again = self._retries.next([one.party for one in self._places])
         if again is not None:
             self._begin(again)
-        if self._waiting and not self._proceed():
+        if self._waiting and not self._engine.accord.say(self._proceed()):
             self._waiting.clear()
         if not self._waiting or self._retries.closed or any(one.party.sole for one in self._places):
             return

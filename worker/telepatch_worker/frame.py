@@ -65,6 +65,7 @@ class Context:
         stage: steps that its fit has made, and how many there are at most.
         together: whether modules may be applied together with others, once a forward is over.
         held: bytes of values alive.
+        agree: makes a decision that follows from no document the same wherever the job runs.
     """
 
     plan: Plan
@@ -82,6 +83,7 @@ class Context:
     stage: tuple[int, int] = (0, 0)
     together: bool = False
     held: int = 0
+    agree: Callable[[int], int] = int
 
     @property
     def graph(self) -> Graph:

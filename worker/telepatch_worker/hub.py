@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import tqdm
 
 from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.memory import Space
@@ -63,6 +68,33 @@ def _refuse_too_big(file: CardFile, space: Space, hub: HfApi) -> None:
         space.refuse_too_big(file, stored.parameters)
 
 
+def _size(file: CardFile, hub: HfApi) -> int:
+    """Bytes of what will be fetched."""
+    listed = hub.list_repo_tree(file.origin.name, revision=file.origin.version)
+    found = [one for one in listed if isinstance(one, RepoFile)]
+    wanted = filter_repo_objects(found, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, key=lambda one: one.path)
+    return sum(one.size for one in wanted)
+
+
+def _bar(progress: Progress, size: int) -> type[tqdm]:
+    """A bar of the hub's library that is not drawn: it tells which part of so many bytes is here."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts, self._done = kwargs.get("unit") == "B" and kwargs.get("name", "").endswith("download"), 0.0
+            self._turn = threading.Lock()
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            with self._turn:  # files come side by side
+                self._done += n or 0
+                if self._counts and size:
+                    progress("fetch", min(1.0, self._done / size))
+            return None
+
+    return Bar
+
+
 def fetch_snapshot(
     file: CardFile,
     cache: Path,
@@ -76,7 +108,7 @@ def fetch_snapshot(
     Args:
         file: the card file.
         cache: folder that holds the hub's cache as ``hub``, laid out as the hub's own library does.
-        progress: told the stage.
+        progress: told the stage, and the part of the bytes that are here.
         space: weights that do not fit into it are not fetched; without one they are.
         token_file: a file that holds an access token.
         endpoint: address of the hub, by default the library's.
@@ -91,8 +123,9 @@ def fetch_snapshot(
     token = _token(file, token_file)
     progress("fetch", None)
     try:
+        hub = HfApi(endpoint=endpoint, token=token)
         if space is not None:
-            _refuse_too_big(file, space, HfApi(endpoint=endpoint, token=token))
+            _refuse_too_big(file, space, hub)
         folder = snapshot_download(
             origin.name,
             revision=origin.version,
@@ -101,6 +134,7 @@ def fetch_snapshot(
             endpoint=endpoint,
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
+            tqdm_class=_bar(progress, _size(file, hub)),
         )
     except _FAILURES as error:
         hint = "" if token else "; gated weights need a token file"

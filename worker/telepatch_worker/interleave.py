@@ -23,6 +23,7 @@ from torch import nn
 from telepatch_protocol.sites import Place
 from telepatch_worker.mediators import Interleaver, Passing, Stop
 from telepatch_worker.moments import ROOT, Part
+from telepatch_worker.shards import Shards
 from telepatch_worker.skipping import Skips
 
 
@@ -31,12 +32,15 @@ class Interleaved:
 
     Args:
         module: the model. Its modules' `forward` is nnsight's until `close`.
+        shards: which of its tensors are pieces, where it is one shard of a larger model.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, shards: Shards | None = None) -> None:
         self.module = module
-        self._interleaver = Interleaver()
+        self._shards = shards
+        self._interleaver = Interleaver(shards)
         self._instrumented: dict[str, Callable[..., Any]] = {}
+        self._before = {id(one): one.__dict__["forward"] for one in module.modules() if "forward" in one.__dict__}
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
@@ -134,13 +138,18 @@ class Interleaved:
         """What a module of the model gives for a value, with nobody watching it or its children."""
         found = self.module.get_submodule(path)
         envoy: Envoy = self._interleaver.envoys[id(found)]
-        return envoy(*args, **kwargs)
+        if self._shards is None:
+            return envoy(*args, **kwargs)
+        args, kwargs = self._shards.split(f"{envoy.path}.input", (tuple(args), kwargs))
+        return self._shards.joined(f"{envoy.path}.output", envoy(*args, **kwargs))
 
     def close(self) -> None:
         """Give the modules their own `forward` back."""
         for module in self.module.modules():
             for name in [name for name, kept in module.__dict__.items() if _is_nnsight(kept)]:
                 del module.__dict__[name]
+            if id(module) in self._before:
+                module.__dict__["forward"] = self._before[id(module)]
 
 
 def _bracketing(state: source.State) -> Callable[..., Any]:

@@ -23,11 +23,16 @@ from telepatch_worker.chat_template import chat_template_of
 from telepatch_worker.loaders import Made, call_loader, loader_identity
 from telepatch_worker.memory import Space, free_memory
 from telepatch_worker.named_models import inputs_of, maker_of
-from telepatch_worker.progress import Progress, quiet, silent
+from telepatch_worker.offload import spread
+from telepatch_worker.progress import Progress, counting_weights, quiet, silent
 from telepatch_worker.publish import limits_of, model_card
 from telepatch_worker.quantised import check_quantisation, quantisation_options, quantised
 from telepatch_worker.random_weights import build, place
+from telepatch_worker.ranks import Ranks
+from telepatch_worker.sharded import saved_random, sharding, take_turns, unwrapped, whole_model
+from telepatch_worker.shards import Shards
 from telepatch_worker.sources import Prepared, prepare
+from telepatch_worker.wholes import Widening
 
 DTYPES = {
     "float32": torch.float32,
@@ -50,6 +55,7 @@ class Loaded:
         revision: identity of the weights and of the code that runs them, as on the card.
         card: what is published.
         tokenizer_json: the tokenizer file (UTF-8 JSON) whose sha256 the card names, or None.
+        shards: which of its tensors are pieces, where the module is one shard of the model.
     """
 
     file: CardFile
@@ -60,6 +66,7 @@ class Loaded:
     revision: str
     card: ModelCard
     tokenizer_json: bytes | None
+    shards: Shards | None = None
 
 
 def device_of(file: CardFile) -> torch.device:
@@ -92,6 +99,8 @@ def revision_of(file: CardFile, identity: str) -> str:
         parts.append(file.quantisation.model_dump_json())
     if file.adapters:
         parts.append(adapters_identity(file))
+    if file.tp_size > 1:
+        parts.append(f"over {file.tp_size} ranks")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -110,6 +119,8 @@ def _weights(file: CardFile, prepared: Prepared, device: torch.device, dtype: to
     model, missing = _read(file, prepared.folder, device, dtype, **options)
     if missing and all(name.startswith("pooler.") for name in missing):
         model, missing = _read(file, prepared.folder, device, dtype, add_pooling_layer=False, **options)
+    if file.tp_size > 1:
+        unwrapped(model)
     if missing:
         named = ", ".join(sorted(missing)[:3])
         raise LoadError(f"{file.id}: {len(missing)} weights of {type(model).__name__} are not in its files ({named})")
@@ -126,7 +137,7 @@ def _read(
             model, found = make(
                 folder,
                 dtype=dtype,
-                device_map={"": device},
+                **_spread(file, folder, device),
                 attn_implementation=file.attention,
                 use_safetensors=True,
                 local_files_only=True,
@@ -137,6 +148,11 @@ def _read(
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise LoadError(f"{file.id}: transformers cannot load {folder.name}: {error}") from error
     return model, {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+
+
+def _spread(file: CardFile, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Where transformers puts the weights."""
+    return sharding(file, folder) if file.tp_size > 1 else spread(file, device)
 
 
 def _tokenizer(file: CardFile, prepared: Prepared, positions: int) -> PreTrainedTokenizerFast | None:
@@ -165,6 +181,7 @@ def load(
     progress: Progress = silent,
     token_file: Path | None = None,
     free_bytes: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Loaded:
     """Bring up a served model.
 
@@ -175,6 +192,7 @@ def load(
             is done, 0.0 to 1.0, or None where that is unknown.
         token_file: a file that holds the access token for gated ``hub:`` weights.
         free_bytes: memory that the weights may take, in bytes; by default what is free on the device.
+        ranks: those who hold the model together, each its shard, which all load at the same time.
 
     Returns:
         The model in eval mode, without gradients, with its tokenizer and its card.
@@ -189,15 +207,28 @@ def load(
         ('row', 'pos', 48)
     """
     file = read_card(card) if isinstance(card, Path) else card
-    device, dtype = device_of(file), DTYPES[file.dtype]
+    if file.tp_size > 1 and ranks is None:
+        raise LoadError(
+            f"{file.id}: tp_size = {file.tp_size}: so many ranks load it together, each its shard; this serves it: "
+            f"torchrun --nproc-per-node {file.tp_size} -m telepatch worker --model {file.id}"
+        )
+    device, dtype = device_of(file) if ranks is None else ranks.device, DTYPES[file.dtype]
     check_quantisation(file, device)
     check_adapters(file)
     free = free_memory(device) if free_bytes is None else free_bytes
-    space = Space(device, dtype, None if quantisation_options(file) else free)  # nobody knows what fewer bits will take
+    unknown = quantisation_options(file) or file.device_map is not None  # what fewer bits, or other places, will take
+    space = Space(device, dtype, None if unknown else free, file.tp_size)
+
+    def fetched() -> Prepared:
+        found = prepare(file, cache, space=space, progress=progress, token_file=token_file)
+        away = file.tp_size > 1 or file.device_map is not None
+        return saved_random(file, found, cache) if away else found
+
     with quiet():
-        prepared = prepare(file, cache, space=space, progress=progress, token_file=token_file)
+        prepared = fetched() if ranks is None else take_turns(ranks, fetched)
         progress("load", None)
-        module, offered = _made(file, prepared, device, dtype)
+        with counting_weights(progress):
+            module, offered = _made(file, prepared, device, dtype)
         model = quantised(file, module.eval().requires_grad_(False))
         inputs = inputs_of(file, model, prepared.folder, offered)
         tokenizer = _tokenizer(file, prepared, limits_of(model, file).max_positions)
@@ -206,9 +237,22 @@ def load(
     progress("probe", None)
     digest = None if encoded is None else hashlib.sha256(encoded).hexdigest()
     chat = None if tokenizer is None else chat_template_of(tokenizer, file)
-    published = model_card(model, file, revision=revision, device=device, tokenizer=digest, inputs=inputs, chat=chat)
+    widening = None
+    if file.tp_size > 1 and prepared.folder is not None:
+        widening = Widening(whole_model(file, prepared.folder), file.tp_size)
+    published = model_card(
+        model,
+        file,
+        revision=revision,
+        device=device,
+        tokenizer=digest,
+        inputs=inputs,
+        chat=chat,
+        widening=widening,
+    )
     progress("ready", 1.0)
-    return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded)
+    shards = None if widening is None else Shards(widening.pieces)
+    return Loaded(file, model, tokenizer, device, dtype, revision, published, encoded, shards)
 
 
 def padding_of(loaded: Loaded) -> int:

@@ -56,6 +56,18 @@ class Turns:
         """Somebody else goes on with it."""
         self._jobs.remove(job)
 
+    def job(self, id: str) -> LongJob:
+        """One of them by its id."""
+        return next(job for job in self._jobs if job.id == id)
+
+    def ask(self, job: LongJob) -> None:
+        """Have a job come to where it can be put down."""
+        job.ask()
+
+    def another_slice(self, job: LongJob) -> None:
+        """Nobody else wants a turn."""
+        job.another_slice()
+
     def put_down(self, seconds: float) -> None:
         """Write down how far each has come: others go on with them. It may take so many seconds to get there."""
         until = time.perf_counter() + seconds
@@ -121,7 +133,7 @@ class LongJob:
         until = time.perf_counter() + seconds
         run = self._resumed()
         with self._engine.under(self._plan):
-            while not run.over and not self.ready and time.perf_counter() < until:
+            while not run.over and not self.ready and self._before(until):
                 self._go_on(run)
         self._left = time.perf_counter()
         self._tell(run)
@@ -137,7 +149,7 @@ class LongJob:
         if self._run is None:
             return None
         self.ask()
-        while not self.ready and time.perf_counter() < until:
+        while not self.ready and self._before(until):
             if (outcome := self.turn(_SHORT_TURN_SECONDS)) is not None:
                 return outcome
         self.write()
@@ -147,6 +159,10 @@ class LongJob:
         """Write down how far it has come."""
         if self._run is not None:
             self._run.write()
+
+    def _before(self, until: float) -> bool:
+        """Whether there is time left; all who run the job agree on it."""
+        return bool(self._engine.accord.say(time.perf_counter() < until))
 
     def _tell(self, run: Running) -> None:
         """Say how far it is, if it has come further."""

@@ -14,6 +14,7 @@ import torch
 from nnsight import _c
 from nnsight.intervention import batching, interleaver, source
 from nnsight.intervention.envoy import Envoy
+from nnsight.intervention.fragments import Fragments
 
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.sites import Place
@@ -161,8 +162,8 @@ class _Batcher(batching.Batcher):
 class Interleaver(interleaver.Interleaver):
     """Serves the jobs' moments in their order, drops jobs that are to stop, and ends the forward early."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, fragments: Fragments | None = None) -> None:
+        super().__init__(fragments)
         self._walkers: list[Mediator] = []
         self._dropped: Callable[[], Sequence[object]] = tuple
         self._then: After = "stop"

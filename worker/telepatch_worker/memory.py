@@ -28,11 +28,13 @@ class Space:
         device: the device that holds the weights.
         dtype: the floating dtype that they are held in.
         free: bytes that they may take, None where nobody knows.
+        parts: ranks that hold the model together, each on a device of its own unless that is the CPU.
     """
 
     device: torch.device
     dtype: torch.dtype
     free: int | None
+    parts: int = 1
 
     def bytes_of(self, counts: Mapping[str, int]) -> int:
         """Bytes that so many numbers of each safetensors dtype take here: floats become `dtype`, others stay."""
@@ -41,7 +43,8 @@ class Space:
 
     def refuse_too_big(self, file: CardFile, counts: Mapping[str, int]) -> None:
         """Raise `LoadError` with the numbers where so many numbers of each dtype do not fit."""
-        needed = math.ceil(self.bytes_of(counts) * _ROOM)
+        parts = 1 if self.device.type == "cpu" else self.parts
+        needed = math.ceil(self.bytes_of(counts) * _ROOM / parts)
         if self.free is not None and needed > self.free:
             raise LoadError(
                 f"{file.id}: its weights need {needed / 2**30:.2f} GiB in {file.dtype} on {self.device}, "

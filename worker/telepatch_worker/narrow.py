@@ -107,14 +107,14 @@ class NarrowHead:
     Args:
         module: the model.
         card: of the model.
+        columns: whether the weights of the head are all here, so that some of them may be taken.
     """
 
-    def __init__(self, module: PreTrainedModel, card: ModelCard) -> None:
+    def __init__(self, module: PreTrainedModel, card: ModelCard, *, columns: bool = True) -> None:
         self._head = Head(module)
         self._card = card
         self._logits = {place for place in (_logits(card, self._head.path), _logits(card, "")) if place is not None}
-        found = module.get_output_embeddings()
-        self._linear = found if type(found) is nn.Linear else None
+        self._linear = _plain(module.get_output_embeddings()) if columns else None
         self._given = None if self._head.path is None else _given(card, self._head.path)
 
     def narrow(self, looks: Iterable[Look], device: torch.device) -> tuple[Mapping[str, Any], Sequence[Wide | Columns]]:
@@ -165,6 +165,12 @@ class NarrowHead:
         if found is None:
             return None
         return Columns(self._linear, self._given, torch.tensor(sorted(found), device=device))
+
+
+def _plain(head: nn.Module | None) -> nn.Linear | None:
+    """The head, where all there is to it are its weights, and they are here."""
+    plain = type(head) is nn.Linear and not hasattr(head, "_hf_hook") and type(head.weight) is nn.Parameter
+    return head if plain and isinstance(head, nn.Linear) and head.weight.device.type != "meta" else None
 
 
 def _given(card: ModelCard, path: str) -> Place | None:

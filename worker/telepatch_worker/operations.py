@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from telepatch_worker.interleave import Code, announcing, is_assignment
+from telepatch_worker.offload import fetching, hook_of
 from telepatch_worker.probe import ENGINE_NAMES, Event, Record, Seen, argument_names, flatten, named_inputs
 
 DEPTH = 3
@@ -44,7 +45,8 @@ class Watched(Record):
 
 def can_be_watched(module: nn.Module) -> bool:
     """Whether its forward is its class's own and written in Python by somebody else than PyTorch."""
-    return "forward" not in module.__dict__ and not type(module).__module__.startswith(_OTHERS)
+    own = "forward" not in module.__dict__ or hook_of(module) is not None
+    return own and not type(module).__module__.startswith(_OTHERS)
 
 
 def specific_to_attention(function: object) -> bool:
@@ -186,9 +188,16 @@ def watching_operations(
             module = model.get_submodule(path)
             forward = _Listener(watcher, path, type(module).__module__, attention).forward(module)
             if forward is not None:
-                undo.callback(module.__dict__.pop, "forward", None)
-                module.__dict__["forward"] = forward
+                undo.callback(_put_back, module, module.__dict__.get("forward"))
+                module.__dict__["forward"] = fetching(module, forward)
         yield watcher.record
+
+
+def _put_back(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """The forward that a module itself had, if it had one."""
+    module.__dict__.pop("forward", None)
+    if forward is not None:
+        module.__dict__["forward"] = forward
 
 
 def _hooks(watcher: _Watcher, path: str, module: nn.Module) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import structlog
@@ -31,6 +31,7 @@ from telepatch_worker.past_price import past_bytes
 from telepatch_worker.probe import probe_inputs, watch
 from telepatch_worker.source_cards import Offered, offer
 from telepatch_worker.standard_ports import with_standard_ports
+from telepatch_worker.wholes import Whole, Widening
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +73,8 @@ def vocabulary_of(model: nn.Module) -> int:
 
 def prober(model: nn.Module, kind: str, inputs: Inputs) -> Callable[[Size], Called]:
     """What the model is called with at each size."""
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    devices = (tensor.device for tensor in chain(model.parameters(), model.buffers()))
+    device = next((one for one in devices if one.type != "meta"), torch.device("cpu"))
     vocabulary = vocabulary_of(model)
 
     def called(size: Size) -> Called:
@@ -117,8 +119,11 @@ def _params(module: nn.Module) -> dict[str, ParamCard]:
     return {name: ParamCard(shape=tuple(tensor.shape), dtype=name_of(tensor.dtype)) for name, tensor in own}
 
 
-def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tuple[ModuleCard, ...]:
-    """Every module of the tree, parents before children."""
+def module_cards(
+    model: nn.Module, ports: Mapping[tuple[str, str], PortCard], keyed: Sequence[ModuleCard] = ()
+) -> tuple[ModuleCard, ...]:
+    """Every module of the tree, parents before children; with the keys of the operations of `keyed`."""
+    keys = {module.path: module.source for module in keyed}
     return tuple(
         ModuleCard(
             path=path,
@@ -126,6 +131,7 @@ def module_cards(model: nn.Module, ports: dict[tuple[str, str], PortCard]) -> tu
             input=ports.get((path, "input")),
             output=ports.get((path, "output")),
             params=_params(module),
+            source=keys.get(path, ""),
         )
         for path, module in model.named_modules()
     )
@@ -148,6 +154,7 @@ def model_card(
     tokenizer: str | None,
     inputs: Inputs = NO_INPUTS,
     chat: ChatTemplate | None = None,
+    widening: Widening | None = None,
 ) -> ModelCard:
     """The card of a loaded model.
 
@@ -159,14 +166,17 @@ def model_card(
         tokenizer: sha256 of the tokenizer file, or None.
         inputs: the named tensors that it is called with; empty for one that takes tokens.
         chat: its chat template, or None.
+        widening: to the sizes of the whole model, where this is a shard of it.
 
     Returns:
         The card, with axes found by running the model twice on a few tokens.
     """
     limits = limits_of(model, file, inputs)
-    ports = _observed(file, model, limits, inputs)
-    modules = module_cards(model, ports)
-    modules, sources = with_operations(model, file.kind, limits.max_positions, modules, inputs)
+    seen = whole_of(file, model, limits, inputs)
+    ports, modules, sources = seen.ports, seen.modules, seen.sources
+    if widening is not None:
+        ports = widening.ports(ports)
+        modules, sources = widening.sources(module_cards(model, ports, modules), sources)
     aliases: Aliases = file.aliases if file.aliases is not None else aliases_of(modules)
     published = ModelCard(
         id=file.id,
@@ -190,12 +200,19 @@ def model_card(
         adapter=file.adapter,
         shares=_shares(file, model, limits, inputs, ports),
         modules=modules,
-        sources=sources,
+        sources=dict(sources),
     )
     if file.aliases is not None:
         return published
     heads = _configured(model, "num_attention_heads")
     return with_standard_ports(published, heads if isinstance(heads, int) else None)
+
+
+def whole_of(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs = NO_INPUTS) -> Whole:
+    """All places of a model, as it is."""
+    ports = _observed(file, model, limits, inputs)
+    modules, sources = with_operations(model, file.kind, limits.max_positions, module_cards(model, ports), inputs)
+    return Whole(ports, modules, sources)
 
 
 def _observed(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs) -> Ports:
@@ -209,7 +226,9 @@ def _observed(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs) 
         raise LoadError(f"{file.id}: {type(model).__name__} cannot be called with {asked}: {error}") from error
 
 
-def _shares(file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, ports: Ports) -> bool:
+def _shares(
+    file: CardFile, model: nn.Module, limits: Limits, inputs: Inputs, ports: Mapping[tuple[str, str], PortCard]
+) -> bool:
     """Whether rows of different jobs can share a forward: looked at where it does not follow from the family."""
     if not inputs and file.quantisation is None:
         return True

@@ -12,6 +12,7 @@ import torch
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
 from telepatch_worker import checkpoints
+from telepatch_worker.accord import ALONE, Accord
 from telepatch_worker.checkpoints import Keep, Shelf
 from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.layout import Rows
@@ -22,6 +23,9 @@ from telepatch_worker.trouble import as_job_error, bare
 
 CHECKPOINT_SECONDS = 10.0
 """How often checkpoints are written where the author does not say."""
+
+GO_ON, CANCELLED, OVER_TIME = range(3)
+"""Verdicts on a job."""
 
 
 class Clock:
@@ -51,6 +55,7 @@ class Running:
         decode: gives the text of token ids; None for a model without a tokenizer.
         keep: told the checkpoints of its fits now and then.
         together: whether it may apply modules together with others.
+        accord: with those who run the same job on other shards of the model.
     """
 
     def __init__(
@@ -68,8 +73,10 @@ class Running:
         decode: Callable[[list[int]], str] | None,
         keep: Keep,
         together: bool = True,
+        accord: Accord = ALONE,
     ) -> None:
         self.plan = plan
+        self.accord = accord
         self.clock = clock
         self.cancelled = cancelled
         self.limit = card.limits.max_fit_seconds if plan.long else card.limits.max_seconds
@@ -98,6 +105,7 @@ class Running:
             shelf=self.shelf,
             warnings=self.warnings,
             together=together,
+            agree=accord.say,
         )
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)
@@ -156,7 +164,9 @@ class Running:
 
     def fail(self, error: Exception) -> None:
         """The job is over; its neighbours go on."""
-        self.error = self.error or bare(as_job_error(error))
+        if self.error is None:
+            self.error = bare(as_job_error(error))
+            self.accord.failed(self.plan.id, self.error.code())
         self.wanted = []
         self._work.close()
         self._frame.close()
@@ -168,18 +178,26 @@ class Running:
             Cancelled: its owner asked for it.
             TimeLimit: it takes longer than it may.
         """
-        if self.plan.id in self.cancelled():
-            raise Cancelled(f"job {self.plan.id} was cancelled while it ran")
-        if self.seconds > self.limit:
-            raise TimeLimit(f"the job ran for {self.seconds:.1f} s; the limit of this model is {self.limit:g} s")
+        if self.accord.due() and (reason := self._reason(self.accord.say(self.verdict()))) is not None:
+            raise reason
 
-    def stops(self) -> bool:
-        """Whether the job has to stop; it is failed then."""
-        try:
-            self.check()
-        except TelepatchError as error:
-            self.fail(error)
-        return self.error is not None
+    def verdict(self) -> int:
+        """Whether the job has to stop, and why: a number, as workers agree on it."""
+        if self.plan.id in self.cancelled():
+            return CANCELLED
+        return OVER_TIME if self.seconds > self.limit else GO_ON
+
+    def heed(self, verdict: int) -> None:
+        """Fail the job if it has to stop."""
+        if (reason := self._reason(verdict)) is not None:
+            self.fail(reason)
+
+    def _reason(self, verdict: int) -> TelepatchError | None:
+        if verdict == CANCELLED:
+            return Cancelled(f"job {self.plan.id} was cancelled while it ran")
+        if verdict == OVER_TIME:
+            return TimeLimit(f"the job ran for {self.seconds:.1f} s; the limit of this model is {self.limit:g} s")
+        return None
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -224,6 +242,15 @@ class Station:
         self._run.fail(error)
 
 
+def stopped(runs: Sequence[Running]) -> list[Running]:
+    """Those of some jobs that have to stop, failed; all are asked at once."""
+    going = [run for run in runs if run.error is None]
+    if going:
+        for run, verdict in zip(going, going[0].accord.says([run.verdict() for run in going]), strict=True):
+            run.heed(verdict)
+    return [run for run in runs if run.error is not None]
+
+
 class Watch:
     """Tells which jobs of a forward have to stop; asked at every site, so nearly always quick.
 
@@ -234,14 +261,22 @@ class Watch:
     def __init__(self, runs: Sequence[Running]) -> None:
         self._runs = runs
         self._cancelled = runs[0].cancelled
+        self._accord = runs[0].accord
         self._first = self._earliest()
+        self._asked = False
 
     def __call__(self) -> Sequence[Running]:
         """Those that have to stop here."""
-        if time.perf_counter() < self._first and not self._cancelled():
+        due, self._asked = self._accord.due() or not self._asked, True
+        if not due or not self._accord.say(self._news()):
             return ()
         self._first = self._earliest()
-        return [run for run in self._runs if run.error is None and run.stops()]
+        going = [run for run in self._runs if run.error is None]
+        return stopped(going)
+
+    def _news(self) -> bool:
+        """Whether anything may have happened."""
+        return time.perf_counter() >= self._first or bool(self._cancelled())
 
     def _earliest(self) -> float:
         """Before this time no job is over its limit: what jobs spend on their own values only puts it off."""

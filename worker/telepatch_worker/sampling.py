@@ -84,6 +84,11 @@ class Sampling:
         return self.greedy and not self.processes
 
 
+def new_seed() -> int:
+    """A seed that nobody has seen before."""
+    return secrets.randbelow(_SEEDS)
+
+
 class Sampler:
     """Chooses the tokens of one sequence: the same on every device and in every company.
 
@@ -100,7 +105,7 @@ class Sampler:
         self._processors = LogitsProcessorList(_processors(sampling, prompt.shape[1], eos))
         self.seed: int | None = None
         if not sampling.greedy:
-            self.seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed
+            self.seed = new_seed() if sampling.seed is None else sampling.seed
             self._generator = torch.Generator().manual_seed(self.seed)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:

@@ -29,11 +29,15 @@ from telepatch_broker.tasks import Tasks
 from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, read_card, read_cards
 from telepatch_worker.engine import BatchLimits, Engine
+from telepatch_worker.follow import follow
+from telepatch_worker.lead import Lead
 from telepatch_worker.load import Loaded, load
 from telepatch_worker.memory import room_for_caches
 from telepatch_worker.progress import Progress
+from telepatch_worker.ranks import Ranks, join
 from telepatch_worker.serving import Serving
-from telepatch_worker.settings import Settings
+from telepatch_worker.settings import Settings, Torchrun
+from telepatch_worker.sharded import local_device
 from telepatch_worker.sources import prepare
 
 _log = structlog.get_logger(__name__)
@@ -49,26 +53,62 @@ def main(settings: Settings) -> None:
     _log_as_json()
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
-    asyncio.run(serve(settings))
+    file = card_of(settings)
+    launch = check_launch(file, settings, Torchrun.from_environment())
+    if launch is None:
+        asyncio.run(serve(settings))
+        return
+    ranks = join(launch, local_device(file, launch.local_rank, launch.local_world_size))
+    if ranks.leads:
+        asyncio.run(serve(settings, ranks))
+        ranks.end()
+    else:
+        follow(file, ranks, cache=settings.cache, token_file=settings.token_file)
 
 
-async def serve(settings: Settings) -> None:
-    """The whole life of a worker."""
+def check_launch(file: CardFile, settings: Settings, launch: Torchrun | None) -> Torchrun | None:
+    """How this process was started, if it is one of several that hold a model together.
+
+    Raises:
+        BadArgument: it was not started as the card needs; the message has the command that would have worked.
+    """
+    ranks = 1 if launch is None else launch.world_size
+    if file.tp_size == ranks:
+        return launch if ranks > 1 else None
+    alone = f"telepatch worker --model {settings.model}"
+    together = f"torchrun --nproc-per-node {file.tp_size} -m telepatch worker --model {settings.model}"
+    raise BadArgument(
+        f"model '{file.id}' has tp_size = {file.tp_size}, and was started with {ranks} rank{'s' if ranks > 1 else ''}; "
+        f"this works: {together if file.tp_size > 1 else alone}"
+    )
+
+
+async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
+    """The whole life of a worker; of rank 0, where several hold the model together."""
     file = card_of(settings)
     worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
     stop = _on_signals()
     async with _connected(settings) as (registry, lane, blobs):
         started = time.time()
-        loaded = await _loaded(file, settings, registry, worker, stop)
+        loaded = await _loaded(file, settings, registry, worker, stop, ranks)
         if loaded is None:
             return
         await registry.publish(loaded.card, loaded.tokenizer_json)
-        limits = BatchLimits(tokens=settings.worker_batch_tokens, rows=settings.worker_batch_rows)
-        cache_bytes = settings.worker_cache_bytes or room_for_caches(loaded.device)
-        serving = Serving(Engine(loaded, limits, cache_bytes=cache_bytes), lane, worker, settings)
+        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks))
         with housekeeping(settings, blobs).run():
             await _live(serving, registry, _info(loaded, worker, started), stop)
     _log.info("worker_ended", worker=worker)
+
+
+def _engine(loaded: Loaded, settings: Settings, ranks: Ranks | None) -> Engine:
+    """The engine; with others that hold the model, too, theirs are the same."""
+    limits = BatchLimits(tokens=settings.worker_batch_tokens, rows=settings.worker_batch_rows)
+    cache_bytes = settings.worker_cache_bytes or room_for_caches(loaded.device)
+    if ranks is None:
+        return Engine(loaded, limits, cache_bytes=cache_bytes)
+    ranks.same("loaded", loaded.revision, None)
+    ranks.tell("begin", {"tokens": limits.tokens, "rows": limits.rows, "cache_bytes": cache_bytes})
+    return Engine(loaded, limits, cache_bytes=cache_bytes, accord=ranks)
 
 
 def card_of(settings: Settings) -> CardFile:
@@ -128,7 +168,12 @@ def _blobs(settings: Settings) -> Blobs:
 
 
 async def _loaded(
-    file: CardFile, settings: Settings, registry: Registry, worker: str, stop: asyncio.Event
+    file: CardFile,
+    settings: Settings,
+    registry: Registry,
+    worker: str,
+    stop: asyncio.Event,
+    ranks: Ranks | None = None,
 ) -> Loaded | None:
     """The model, while the registry shows how far it is; None if asked to stop before it was there."""
     stages: list[LoadProgress] = [LoadProgress(worker=worker, stage="load")]
@@ -137,7 +182,7 @@ async def _loaded(
         stages[:] = [LoadProgress(worker=worker, stage=stage, done=round(100 * (part or 0)), total=100)]
 
     def work(told: Progress) -> Loaded:
-        return load(file, cache=settings.cache, progress=told, token_file=settings.token_file)
+        return load(file, cache=settings.cache, progress=told, token_file=settings.token_file, ranks=ranks)
 
     loading = _in_background(lambda: work(progress))
     stopping = asyncio.create_task(stop.wait())
@@ -213,6 +258,7 @@ def _info(loaded: Loaded, worker: str, started: float) -> WorkerInfo:
         pid=os.getpid(),
         device=str(loaded.device),
         started=started,
+        tp_size=loaded.file.tp_size,
     )
 
 

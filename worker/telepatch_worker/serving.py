@@ -24,6 +24,7 @@ from telepatch_worker.floor import Floor
 from telepatch_worker.handing_in import HandingIn
 from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
+from telepatch_worker.lead import Lead
 from telepatch_worker.long import LongJob, Turns
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
@@ -50,9 +51,11 @@ class Serving:
         lane: where they come from, and where their results go.
         worker: id of this worker.
         settings: how many at once, and for how long.
+        lead: how it runs them, where other ranks run them, too.
     """
 
-    def __init__(self, engine: Engine, lane: Lane, worker: str, settings: Settings) -> None:
+    def __init__(self, engine: Engine, lane: Lane, worker: str, settings: Settings, lead: Lead | None = None) -> None:
+        self._lead = lead or Lead()
         self.engine = engine
         self.lane = lane
         self.worker = worker
@@ -166,7 +169,7 @@ class Serving:
     async def _admit(self, tasks: Sequence[Task]) -> None:
         """Jobs that run together, onto the floor."""
         if tasks and self._floor is None:
-            self._floor = Floor(self.engine, self._desk(), proceed=lambda: not self._stop.is_set())
+            self._floor = self._lead.floor(self.engine, self._desk(), proceed=lambda: not self._stop.is_set())
         if tasks and self._floor is not None:
             await self._in_thread(self._floor.add, tasks)
 
@@ -195,7 +198,7 @@ class Serving:
     async def _begin(self, tasks: Sequence[Task]) -> None:
         """Take jobs in hand that run in turns."""
         if tasks and self._long is None:
-            self._long = Turns(self.engine, self._desk())
+            self._long = self._lead.turns(self.engine, self._desk())
         for task in tasks:
             assert self._long is not None
             await self._in_thread(self._long.add, task)
@@ -211,15 +214,15 @@ class Serving:
             await self._make_room(long, job)
         elif job.slice_over(length := self.settings.worker_slice_seconds):
             if await self.lane.slice_over(job.id, self.worker, slice_seconds=length):
-                job.ask()
+                long.ask(job)
             else:
-                job.another_slice()
+                long.another_slice(job)
 
     async def _make_room(self, long: Turns, job: LongJob) -> None:
         """Write down how far a job has come, and give it back: it goes on once its owner's turn has come again."""
         await self._in_thread(job.write)
         if not await self._keeper.written(job.id):
-            job.another_slice()
+            long.another_slice(job)
             return
         long.remove(job)
         await self._streams.flush(job.id)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from telepatch_protocol.environment import Variables
+from telepatch_protocol.errors import BadArgument
 
 
 class Settings(Variables):
@@ -100,3 +102,39 @@ class Settings(Variables):
             'gpt2-random'
         """
         return cls.read(os.environ if environment is None else environment, overrides)
+
+
+class Torchrun(BaseModel):
+    """Which of several processes that hold one model together this one is, as torchrun says.
+
+    Attributes:
+        rank: from 0.
+        world_size: how many there are.
+        local_rank: its number on this host.
+        local_world_size: how many there are on this host.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int = Field(ge=0)
+    world_size: int = Field(ge=1)
+    local_rank: int = Field(ge=0)
+    local_world_size: int = Field(ge=1)
+
+    @property
+    def own_address(self) -> str:
+        """Where rank 0 listens: for this host alone, if all are here."""
+        return "127.0.0.1" if self.world_size == self.local_world_size else socket.gethostbyname(socket.gethostname())
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self | None:
+        """What torchrun says of this process; None where it was not started so."""
+        found = os.environ if environment is None else environment
+        names = {name: name.upper() for name in cls.model_fields}
+        if "RANK" not in found or "WORLD_SIZE" not in found:
+            return None
+        given = {field: found[name] for field, name in names.items() if name in found}
+        try:
+            return cls.model_validate({"local_rank": given["rank"], "local_world_size": given["world_size"], **given})
+        except ValidationError as error:
+            raise BadArgument(f"RANK, WORLD_SIZE and their like are torchrun's to set: {error.errors()[0]}") from None

@@ -23,7 +23,7 @@ from telepatch_worker.inputs import token_rows
 from telepatch_worker.layout import Rows
 from telepatch_worker.moments import Moment
 from telepatch_worker.requests import Decode, Work
-from telepatch_worker.sampling import Sampling
+from telepatch_worker.sampling import Sampling, new_seed
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.stopping import Ending
 from telepatch_worker.text_pieces import TextPieces
@@ -201,6 +201,12 @@ class Steps:
         return self._inner
 
 
+def _seed(frame: Frame, settings: Settings) -> int | None:
+    """The seed of a generation that draws: its own, or a new one."""
+    drawn = settings.seed is None and settings.temperature > 0
+    return frame.context.agree(new_seed()) if drawn else settings.seed
+
+
 def _generation(frame: Frame, node: Generating, settings: Settings) -> Generation:
     try:
         prompt = token_rows(frame, node.invoke)
@@ -213,7 +219,7 @@ def _generation(frame: Frame, node: Generating, settings: Settings) -> Generatio
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            seed=settings.seed,
+            seed=_seed(frame, settings),
             min_p=settings.min_p,
             repetition_penalty=settings.repetition_penalty,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
