@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
@@ -27,6 +27,7 @@ START = "0-0"
 
 _PLACE = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)  # more may not fit into the 64 bits of Redis
 _RECHECK_SECONDS = 15.0
+_AT_ONCE = 500
 
 EventType = Literal["waiting", "queued", "running", "progress", "log", "values", "completed", "failed", "cancelled"]
 
@@ -51,7 +52,7 @@ class EventLog:
         await self._redis.publish(keys.DOORBELL, person)
         return cast("bytes", place).decode()
 
-    async def read(self, person: str, after: str, count: int = 500) -> list[Event]:
+    async def read(self, person: str, after: str, count: int = _AT_ONCE) -> list[Event]:
         """Events behind the place `after`, oldest first, at most `count`.
 
         Raises:
@@ -112,15 +113,25 @@ class EventHub:
         Raises:
             BadArgument: `after` is not a place in a stream.
         """
+        async with self.bunches(person, after) as bunches, aclosing(_each(bunches)) as events:
+            yield events
+
+    @asynccontextmanager
+    async def bunches(self, person: str, after: str | None = None) -> AsyncIterator[AsyncIterator[list[Event]]]:
+        """As `listen`, with all that is new at a time together.
+
+        Raises:
+            BadArgument: `after` is not a place in a stream.
+        """
         await self._ready.wait()
         knock = asyncio.Event()
         place = await self._log.last(person) if after is None else check_place(after)
         self._knocks.setdefault(person, set()).add(knock)
-        events = self._events(person, place, knock)
+        bunches = self._bunches(person, place, knock)
         try:
-            yield events
+            yield bunches
         finally:
-            await events.aclose()
+            await bunches.aclose()
             self._knocks[person].discard(knock)
             if not self._knocks[person]:
                 del self._knocks[person]
@@ -152,15 +163,15 @@ class EventHub:
             if owner == person.encode() and state.decode() in ENDED
         }  # fmt: skip
 
-    async def _events(self, person: str, place: str, knock: asyncio.Event) -> AsyncGenerator[Event, None]:
+    async def _bunches(self, person: str, place: str, knock: asyncio.Event) -> AsyncGenerator[list[Event], None]:
         while True:
             knock.clear()
-            for event in await self._read(person, place):
-                place = event.id
-                yield event
-                knock.set()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
+            if found := await self._read(person, place):
+                place = found[-1].id
+                yield found
+            if len(found) < _AT_ONCE:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
 
     async def _follow(self) -> None:
         async for person in follow(self._redis, keys.DOORBELL):
@@ -184,6 +195,12 @@ class EventHub:
     def _knock(self, person: str) -> None:
         for knock in self._knocks.get(person, ()):
             knock.set()
+
+
+async def _each(bunches: AsyncIterator[list[Event]]) -> AsyncGenerator[Event, None]:
+    async for bunch in bunches:
+        for event in bunch:
+            yield event
 
 
 def check_place(place: str) -> str:

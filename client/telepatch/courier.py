@@ -77,6 +77,7 @@ class Courier:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._sending = 0
+        self._called = False
         self._silent_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -89,7 +90,9 @@ class Courier:
             while self.conversation.full and not self._closing:
                 self._room.wait(1.0)
             self.conversation.add(parcel)
-        self._call(self._wake.set)
+            called, self._called = self._called, True
+        if not called:
+            self._call(self._wake.set)
 
     async def submit_soon(self, parcel: Parcel) -> None:
         """As `submit`, without holding up an event loop."""
@@ -240,6 +243,7 @@ class Courier:
     def _next_batch(self) -> Batch | None:
         with self._room:
             batch = self.conversation.next_batch()
+            self._called = batch is not None
             self._sending = len(batch.parcels) if batch is not None else 0
             self._room.notify_all()
             return batch
@@ -319,7 +323,7 @@ class Courier:
         async with self._transport.exchange("GET", "/v1/events", headers=headers, timeout=HEARTBEAT_S) as response:
             self._silent_since = None
             self._listening.set()
-            async for frame in frames(response.aiter_lines()):
+            async for frame in frames(response.aiter_bytes()):
                 if frame.event == "missed":
                     await self._ask_states(self._transport)
                 else:
@@ -330,7 +334,7 @@ class Courier:
             if frame.id is not None:
                 self.conversation.place = frame.id
             return
-        event = Event.model_validate(json.loads(frame.data))
+        event = Event.model_validate_json(frame.data)
         with self._lock:
             self.conversation.heard(event)
 

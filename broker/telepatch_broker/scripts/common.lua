@@ -38,9 +38,14 @@ local function read(id)
   return job
 end
 
+-- Nobody can look before the script has ended, so one knock for each person is enough.
+local rung = {}
+
 local function event(job, kind, at, data)
   local key = person_key(job.person, 'events')
   redis.call('XADD', key, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'job', job.id, 'at', at, 'data', data)
+  if rung[job.person] then return end
+  rung[job.person] = true
   redis.call('PEXPIRE', key, EVENTS_KEPT_FOR)
   redis.call('PUBLISH', 'telepatch:doorbell', job.person)
 end

@@ -22,6 +22,10 @@ router = APIRouter(
     prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
 )
 
+RIDES = 256 * 1024
+"""Bytes of the largest result that comes in the stream; larger ones are fetched."""
+
+_PIECE = 64 * 1024
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -45,13 +49,14 @@ async def _stream(person: str, found: Services, start: str, missed: bool, only: 
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
-    async with found.hub.listen(person, start) as arriving:
-        async for event in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-            if event is None:
+    async with found.hub.bunches(person, start) as arriving:
+        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            events = [event for event in bunch if not only or event.job in only]
+            if events:
+                async for text in _told(events, person, found):
+                    yield text
+            elif not bunch:
                 yield ": heartbeat\n\n"
-            elif not only or event.job in only:
-                whole = await _with_result(event, person, found)
-                yield frame(event.id, event.type, whole.model_dump(mode="json", exclude_none=True))
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:
@@ -60,9 +65,9 @@ def frame(place: str, type: str, data: dict[str, Any]) -> str:
 
 
 async def _with_pauses(
-    arriving: AsyncIterator[Event], seconds: float, closing: asyncio.Event
-) -> AsyncIterator[Event | None]:
-    """Events as they come, and None whenever none came for so long; ends when the gateway does."""
+    arriving: AsyncIterator[list[Event]], seconds: float, closing: asyncio.Event
+) -> AsyncIterator[list[Event]]:
+    """Events as they come, and none of them whenever none came for so long; ends when the gateway does."""
     end = asyncio.ensure_future(closing.wait())
     coming = asyncio.ensure_future(_next(arriving))
     try:
@@ -73,7 +78,7 @@ async def _with_pauses(
                 yield coming.result()
                 coming = asyncio.ensure_future(_next(arriving))
             elif not end.done():
-                yield None
+                yield []
     finally:
         # The stream of the hub can only be closed when nobody waits in it any more.
         coming.cancel()
@@ -81,16 +86,26 @@ async def _with_pauses(
         await asyncio.gather(coming, end, return_exceptions=True)
 
 
-async def _next(arriving: AsyncIterator[Event]) -> Event:
+async def _next(arriving: AsyncIterator[list[Event]]) -> list[Event]:
     return await anext(arriving)
 
 
-async def _with_result(event: Event, person: str, found: Services) -> Event:
-    """A completed event with the result in it, if that is small and still there."""
-    if event.type != "completed":
-        return event
-    result = (await found.lane.results(person, [event.job]))[event.job]
-    if not isinstance(result, Result) or result.inline is None:
-        return event
-    inline = base64.b64encode(result.inline).decode()
-    return event.model_copy(update={"data": event.data | {"result": inline}})
+async def _told(events: list[Event], person: str, found: Services) -> AsyncIterator[str]:
+    """Frames of events, as many together as make a piece worth sending; small results that are still there in them."""
+    ended = [event.job for event in events if event.type == "completed"]
+    results = await found.lane.results(person, ended) if ended else {}
+    piece: list[str] = []
+    size = 0
+    for event in events:
+        result = results.get(event.job) if event.type == "completed" else None
+        data = event.data
+        if isinstance(result, Result) and result.inline is not None and result.size <= RIDES:
+            data = data | {"result": base64.b64encode(result.inline).decode()}
+        whole = {"id": event.id, "type": event.type, "job": event.job, "at": event.at, "data": data}
+        piece.append(frame(event.id, event.type, whole))
+        size += len(piece[-1])
+        if size > _PIECE:
+            yield "".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield "".join(piece)
