@@ -49,6 +49,9 @@ RUNNING_S = 2.0
 STARTING_S = 0.3
 """Seconds that it waits for jobs that have been taken to start running."""
 
+LINGER_S = 0.025
+"""Seconds for which a job waits for others to share its request, while earlier ones are under way and nobody looks."""
+
 HEARTBEAT_S = 45.0
 """Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
 
@@ -121,6 +124,7 @@ class Courier:
 
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
+        self._hurry()
         with Progress(outcomes, shown=self._progress, silent=lambda: self._silent_since is not None) as progress:
             for outcome in outcomes:
                 while not outcome.ended.wait(PATIENCE_S / 2):
@@ -129,6 +133,7 @@ class Courier:
     async def wait_soon(self, outcomes: list[Outcome]) -> None:
         """As `wait`, for asynchronous programs."""
         self.start()
+        self._hurry()
         for outcome in outcomes:
             await outcome.until_ended()
         missing = _without_result(outcomes)
@@ -150,6 +155,7 @@ class Courier:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was submitted has been taken by the gateway; whether that came to pass in time."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._hurry()
         with self._room:
             while self.conversation.pending or self._sending:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -218,6 +224,7 @@ class Courier:
 
     async def _main(self, started: threading.Event) -> None:
         self._wake, self._stop, self._listening = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._hurried = asyncio.Event()
         self._transport = self._make_transport()
         started.set()
         tasks = [asyncio.create_task(self._send_all()), asyncio.create_task(self._listen())]
@@ -231,6 +238,7 @@ class Courier:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._linger()
             while (batch := self._next_batch()) is not None:
                 try:
                     await self._opening()
@@ -239,6 +247,19 @@ class Courier:
                     with self._room:
                         self._sending = 0
                         self._room.notify_all()
+                await self._linger()
+            self._hurried.clear()
+
+    async def _linger(self) -> None:
+        """Let more jobs come where none is missed yet: a loop of traces is sent in few requests."""
+        if len(self.conversation.open) > len(self.conversation.pending):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), LINGER_S)
+
+    def _hurry(self) -> None:
+        """Somebody waits: what is there is sent now."""
+        if self.conversation.pending:
+            self._call(self._hurried.set)
 
     def _next_batch(self) -> Batch | None:
         with self._room:

@@ -60,18 +60,19 @@ def test_errors_point_at_the_author_once() -> None:
     assert (caught.value.file, caught.value.line) == ("elsewhere.py", 7)
 
 
-async def test_frames_are_read_from_lines() -> None:
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_frames_are_read_from_pieces_of_any_size(size: int) -> None:
     text = (
         "retry: 1000\nid: 4-0\n\n: heartbeat\n\n"
-        "id: 5-0\nevent: queued\ndata: {\ndata: }\n\nid: 6-0\nevent: missed\ndata: x"
-    )
+        "id: 5-0\nevent: queued\ndata: {\ndata: é}\n\nid: 6-0\r\nevent: missed\r\ndata: x\r\n\r\nid: cut short\n"
+    ).encode()
 
-    async def lines() -> AsyncIterator[str]:
-        for line in [*text.split("\n"), ""]:
-            yield line
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(text), size):
+            yield text[at : at + size]
 
-    found = [frame async for frame in frames(lines())]
-    assert found == [Frame("4-0"), Frame("5-0", "queued", "{\n}"), Frame("6-0", "missed", "x")]
+    found = [frame async for frame in frames(pieces())]
+    assert found == [Frame("4-0"), Frame("5-0", "queued", "{\né}"), Frame("6-0", "missed", "x")]
 
 
 def test_results_are_unframed_and_cut_answers_refused() -> None:
