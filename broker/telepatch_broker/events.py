@@ -26,6 +26,10 @@ START = "0-0"
 """The place before the first event."""
 
 _PLACE = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)  # more may not fit into the 64 bits of Redis
+SOON = "soon "
+"""What stands before the name of a person who need not look at once; ``scripts/common.lua`` has the same."""
+
+_SOON_SECONDS = 0.05
 _RECHECK_SECONDS = 15.0
 _AT_ONCE = 500
 
@@ -93,6 +97,7 @@ class EventHub:
         self._redis = client
         self._log = EventLog(client)
         self._knocks: dict[str, set[asyncio.Event]] = {}
+        self._soon: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
@@ -174,9 +179,13 @@ class EventHub:
                     await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
 
     async def _follow(self) -> None:
-        async for person in follow(self._redis, keys.DOORBELL):
-            if person is not None:
-                self._knock(person.decode())
+        async for knock in follow(self._redis, keys.DOORBELL):
+            if knock is not None:
+                person = knock.decode()
+                if person.startswith(SOON):
+                    self._knock_soon(person.removeprefix(SOON))
+                else:
+                    self._knock(person)
                 continue
             self._ready.set()
             # Somebody may have knocked while nobody listened.
@@ -192,7 +201,14 @@ class EventHub:
             self._knock(person)
             return []
 
+    def _knock_soon(self, person: str) -> None:
+        """What can wait is told together with what comes next."""
+        if person in self._knocks and person not in self._soon:
+            self._soon.add(person)
+            asyncio.get_running_loop().call_later(_SOON_SECONDS, self._knock, person)
+
     def _knock(self, person: str) -> None:
+        self._soon.discard(person)
         for knock in self._knocks.get(person, ()):
             knock.set()
 
