@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -21,11 +20,10 @@ from telepatch.events import Frame, frames
 from telepatch.habits import Habits
 from telepatch.outcome import Outcome
 from telepatch.progress import PATIENCE_S, Progress
-from telepatch.results import unframe
+from telepatch.results import fetch
 from telepatch.transport import RETRIED, Transport, persist
 from telepatch_protocol.errors import (
     ConnectionFailed,
-    ErrorRecord,
     PayloadTooLarge,
     TelepatchError,
     TraceError,
@@ -65,10 +63,10 @@ class Courier:
 
     Args:
         make_transport: gives a new transport; called in each process that uses it.
-        progress: whether people are shown what they wait for.
+        progress: whether people are shown what they wait for; None for where somebody watches.
     """
 
-    def __init__(self, make_transport: Callable[[], Transport], *, progress: bool = True) -> None:
+    def __init__(self, make_transport: Callable[[], Transport], *, progress: bool | None = None) -> None:
         self._make_transport = make_transport
         self._progress = progress
         self._habits = Habits()
@@ -91,6 +89,7 @@ class Courier:
         self.start()
         with self._room:
             while self.conversation.full and not self._closing:
+                self._hurry()
                 self._room.wait(1.0)
             self.conversation.add(parcel)
             called, self._called = self._called, True
@@ -120,13 +119,19 @@ class Courier:
             self.wait_for_end(outcomes)
         missing = _without_result(outcomes)
         if missing:
-            self.run(lambda transport: self._fetch(transport, missing))
+            self.run(lambda transport: fetch(transport, missing, self._patience))
 
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
         self._hurry()
-        with Progress(outcomes, shown=self._progress, silent=lambda: self._silent_since is not None) as progress:
+        with Progress(
+            outcomes,
+            counted=self.conversation.counted,
+            shown=self._progress,
+            silent=lambda: self._silent_since is not None,
+        ) as progress:
             for outcome in outcomes:
+                progress.tick()
                 while not outcome.ended.wait(PATIENCE_S / 2):
                     progress.tick()
 
@@ -138,7 +143,7 @@ class Courier:
             await outcome.until_ended()
         missing = _without_result(outcomes)
         if missing:
-            await self.run_soon(lambda transport: self._fetch(transport, missing))
+            await self.run_soon(lambda transport: fetch(transport, missing, self._patience))
 
     def follow(self, outcome: Outcome) -> None:
         """Listen for the end of a job that was not sent from here."""
@@ -382,24 +387,6 @@ class Courier:
             with self._lock:
                 self.conversation.open.pop(job, None)
             outcome.fail(error.record())
-
-    async def _fetch(self, transport: Transport, outcomes: list[Outcome]) -> None:
-        """Have the results of completed jobs come."""
-        wanted = {outcome.job: outcome for outcome in outcomes}
-        body = json.dumps({"jobs": list(wanted)}).encode()
-
-        async def ask() -> bytes:
-            async with transport.exchange("POST", "/v1/results", content=body, timeout=120.0) as response:
-                return await response.aread()
-
-        for arrived in unframe(await persist(ask, self._patience)):
-            outcome = wanted.pop(arrived.job)
-            if arrived.error is not None:
-                outcome.lost(arrived.error)
-            else:
-                outcome.fetched(arrived.result)
-        for outcome in wanted.values():
-            outcome.lost(ErrorRecord(code="not_found", detail=f"the service sent no result of job {outcome.job}"))
 
     def _patience(self) -> float:
         return CLOSING_S / 2 if self._closing else PATIENT_S

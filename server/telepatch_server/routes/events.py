@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from telepatch_broker.events import check_place
 from telepatch_broker.jobs import Result
-from telepatch_protocol.jobs import Event
+from telepatch_protocol.jobs import INLINE_LIMIT, Event
 from telepatch_server.auth import PROTECTED, Person
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
@@ -22,8 +22,9 @@ router = APIRouter(
     prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
 )
 
-RIDES = 256 * 1024
-"""Bytes of the largest result that comes in the stream; larger ones are fetched."""
+TOGETHER = INLINE_LIMIT
+"""Bytes of results that come with events that are told together; the others are fetched, many in one request, which
+costs about as much as this many bytes do in base64."""
 
 _PIECE = 64 * 1024
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -92,16 +93,13 @@ async def _next(arriving: AsyncIterator[list[Event]]) -> list[Event]:
 
 async def _told(events: list[Event], person: str, found: Services) -> AsyncIterator[str]:
     """Frames of events, as many together as make a piece worth sending; small results that are still there in them."""
-    ended = [event.job for event in events if event.type == "completed"]
-    results = await found.lane.results(person, ended) if ended else {}
+    results = await _riding(events, person, found)
     piece: list[str] = []
     size = 0
     for event in events:
-        result = results.get(event.job) if event.type == "completed" else None
-        data = event.data
-        if isinstance(result, Result) and result.inline is not None and result.size <= RIDES:
-            data = data | {"result": base64.b64encode(result.inline).decode()}
-        whole = {"id": event.id, "type": event.type, "job": event.job, "at": event.at, "data": data}
+        whole = {"id": event.id, "type": event.type, "job": event.job, "at": event.at, "data": event.data}
+        if event.type == "completed" and event.job in results:
+            whole["data"] = event.data | {"result": base64.b64encode(results[event.job]).decode()}
         piece.append(frame(event.id, event.type, whole))
         size += len(piece[-1])
         if size > _PIECE:
@@ -109,3 +107,15 @@ async def _told(events: list[Event], person: str, found: Services) -> AsyncItera
             piece, size = [], 0
     if piece:
         yield "".join(piece)
+
+
+async def _riding(events: list[Event], person: str, found: Services) -> dict[str, bytes]:
+    """Results that come with their events: small ones, as many as are not better fetched."""
+    jobs: list[str] = []
+    left = TOGETHER
+    for event in events:
+        if event.type == "completed" and 0 < (size := event.data.get("bytes") or 0) <= left:
+            jobs.append(event.job)
+            left -= size
+    kept = await found.lane.results(person, jobs) if jobs else {}
+    return {job: one.inline for job, one in kept.items() if isinstance(one, Result) and one.inline is not None}
