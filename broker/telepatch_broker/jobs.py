@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from telepatch_protocol.jobs import JobStatus, Price, SavedMeta
@@ -102,6 +103,25 @@ class TakenJob:
     checkpoint: str | None = None
     spent: float = 0.0
     lane: LaneName = "interactive"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """How a job was completed.
+
+    Attributes:
+        id: of the job.
+        saves: what is in the result.
+        result: the saved values, safetensors.
+        warnings: what its author should know.
+        seconds: how long it ran.
+    """
+
+    id: str
+    saves: Mapping[str, SavedMeta]
+    result: bytes | Path
+    warnings: Sequence[str] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import redis.asyncio
 from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, Source
 from telepatch_broker.connection import BLOCK_SECONDS, follow, now_ms
-from telepatch_broker.jobs import NewJob, TakenJob, parents_from_json, saves_to_json
+from telepatch_broker.jobs import Completion, NewJob, TakenJob, parents_from_json, saves_to_json
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
@@ -166,14 +166,24 @@ class Lane(Records):
         Returns:
             False when the job was not this worker's any more, and nothing has changed.
         """
+        [mine] = await self.complete_all([Completion(id, saves, result, warnings, seconds)], worker)
+        return mine
+
+    async def complete_all(self, completions: Sequence[Completion], worker: str) -> list[bool]:
+        """As `complete`, of several jobs in one exchange with the queue."""
+        rows = [(keys.check_id(one.id), worker, *await self._values(one)) for one in completions]
+        return [bool(found) for found in await self._run.each("complete", rows)]
+
+    async def _values(self, one: Completion) -> tuple[str | bytes | float, ...]:
+        """What the queue is told of a result; a large one is stored beside."""
+        result = one.result
         size = len(result) if isinstance(result, bytes) else result.stat().st_size
         inline, blob = b"", ""
         if size > INLINE_LIMIT:
             blob = await self._store("out", result)
         else:
             inline = result if isinstance(result, bytes) else result.read_bytes()
-        values = (saves_to_json(saves), inline, blob, size, json.dumps(list(warnings)), seconds)
-        return bool(await self._run("complete", keys.check_id(id), worker, *values))
+        return saves_to_json(one.saves), inline, blob, size, json.dumps(list(one.warnings)), one.seconds
 
     async def fail(
         self, id: str, worker: str, error: ErrorRecord, *, warnings: Sequence[str] = (), seconds: float = 0.0

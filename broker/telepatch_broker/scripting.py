@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -20,6 +21,7 @@ class Scripts:
     """Runs scripts by name; the server keeps them compiled, and gets them again after a restart."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
         folder = files("telepatch_broker") / "scripts"
         common = (folder / "common.lua").read_text()
         self._scripts: dict[str, AsyncScript] = {
@@ -29,3 +31,13 @@ class Scripts:
     async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:
         """Run one script to its end."""
         return await self._scripts[name](args=arguments)
+
+    async def each(self, name: str, rows: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
+        """Run one script for each row of arguments, each a step of its own, in one exchange with the server."""
+        if len(rows) == 1:
+            return [await self(name, *rows[0])]
+        pipeline = self._client.pipeline(transaction=False)
+        for row in rows:
+            await self._scripts[name](args=row, client=pipeline)
+        found: list[Any] = await pipeline.execute()
+        return found

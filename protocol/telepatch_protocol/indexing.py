@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from telepatch_protocol import refs
@@ -31,6 +32,9 @@ class Slice:
     start: object = None
     stop: object = None
     step: object = None
+
+
+_ALL = Slice()
 
 
 class Picked(int):
@@ -83,11 +87,17 @@ def _element(item: object, lookup: Callable[[refs.Ref], object]) -> Element:
     if isinstance(item, str):
         if item == "...":
             return Ellipsis
-        if (match := _SLICE.fullmatch(item)) is not None:
-            return Slice(*(_bound(part, lookup) for part in match.groups()))
+        if (parts := _slice_parts(item)) is not None:
+            return Slice(*(_bound(part, lookup) for part in parts)) if any(parts) else _ALL
         if (ref := refs.parse(item)) is not None:
             return _value(lookup(ref))
     raise BadArgument(f"{item!r} is no index; known: integers, 'a:b:c', '...', null, lists of integers, '$values'")
+
+
+@lru_cache(4096)
+def _slice_parts(text: str) -> tuple[str | None, ...] | None:
+    match = _SLICE.fullmatch(text)
+    return None if match is None else match.groups()
 
 
 def _advanced(item: list[object]) -> Element:

@@ -32,6 +32,8 @@ MAX_NODES = 20_000
 """Nodes of all documents that are kept, together."""
 
 _STRUCTURES = 1000
+_LONGEST = 2**16
+"""Documents with longer constants are not kept: they take memory, and checking them is the least of what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class Preparation:
                     lookup.constant(name, value)
                     parts.append(role)
                 else:
-                    parts.append(json.dumps(value))
+                    parts.append(_short(json.dumps(value)))
             parts += _inputs(graph, lookup, lengths, roles)
             return (graph.structure_key, tuple(graph.constants), *parts), picked
         except (GraphError, Open):
@@ -156,9 +158,21 @@ def _inputs(graph: Graph, lookup: Lookup, lengths: Mapping[str, int], roles: Map
             refs = [ref.id for ref in given_to(invoke)]
             if invoke.form in ("text", "messages") or any(roles.get(name) == "input" for name in refs):
                 size = size_of(invoke, lookup.argument, lengths, lookup.card)
-                if not all(isinstance(one, int) for one in (size.rows, size.length, size.target)):
+                if (
+                    not isinstance(size.rows, int)
+                    or not isinstance(size.length, int)
+                    or not isinstance(size.target, int)
+                ):
+                    raise Open
+                if size.rows * size.length > _LONGEST:
                     raise Open
                 yield size
+
+
+def _short(text: str) -> str:
+    if len(text) > _LONGEST:
+        raise Open
+    return text
 
 
 def _known(value: object) -> Hashable:

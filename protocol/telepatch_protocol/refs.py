@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydantic import JsonValue
 
@@ -37,7 +38,12 @@ def parse(value: JsonValue) -> Ref | None:
     Raises:
         BadArgument: a string that begins with ``$`` but is no reference and not escaped as ``$$``.
     """
-    if not isinstance(value, str) or not value.startswith("$") or value.startswith("$$"):
+    return _parsed(value) if isinstance(value, str) and value.startswith("$") else None
+
+
+@lru_cache(4096)
+def _parsed(value: str) -> Ref | None:
+    if value.startswith("$$"):
         return None
     match = _REF.fullmatch(value)
     if match is None:

@@ -15,7 +15,7 @@ from telepatch_broker.edits import Edits
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.keys import check_id
 from telepatch_broker.lane import Lane
-from telepatch_protocol.check import Checked, check, exact
+from telepatch_protocol.check import Checked, exact
 from telepatch_protocol.errors import (
     BadArgument,
     CausalLoop,
@@ -25,12 +25,11 @@ from telepatch_protocol.errors import (
 )
 from telepatch_protocol.expanding import Expanded
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import JobSpec, JobStatus, SavedMeta
+from telepatch_protocol.jobs import JobSpec, JobStatus, Price, SavedMeta
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.price import price
+from telepatch_protocol.reading import Reader
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.subgraphs import has_bodies, trains
-from telepatch_protocol.wire import from_dict
 from telepatch_server.aligned import refuse_unaligned
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
@@ -81,7 +80,7 @@ async def admit(
         uploads: knows the data that graphs name.
         edits: knows the edits that graphs apply.
     """
-    graphs = await aside(received.large, lambda: decode_all(received))
+    graphs = await aside(received.large, lambda: decode_all(received, catalogue.reader))
     models = await _models(graphs, catalogue)
     stored = await stored_edits(graphs, person, edits)
     drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored))
@@ -95,10 +94,10 @@ async def admit(
     return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
 
 
-def decode_all(received: Received) -> list[Graph | TelepatchError]:
+def decode_all(received: Received, reader: Reader) -> list[Graph | TelepatchError]:
     """Decode every document once."""
     documents = received.submission.documents
-    return [_attempt(lambda document=document: from_dict(document)) for document in documents]  # type: ignore[misc]
+    return [_attempt(lambda document=document: reader.from_dict(document)) for document in documents]  # type: ignore[misc]
 
 
 def draft_all(
@@ -179,19 +178,19 @@ class Admission:
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
         refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
-        found = check(
+        found = model.preparation.prepare(
             graph,
-            model.card,
             lengths={text: len(ids) for text, ids in tokens.items()},
             attachment=self._metas,
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
             data={digest: stored.upload.columns for digest, stored in data.items() if stored.upload.columns},
         )
-        checked = quiet(found, draft.expanded)
-        return Admitted(self._new_job(draft, checked, model, tokens), checked)
+        checked = quiet(found.checked, draft.expanded)
+        return Admitted(self._new_job(draft, checked, found.price, model, tokens), checked)
 
-    def _new_job(self, draft: Draft, checked: Checked, model: Model, tokens: Mapping[str, list[int]]) -> NewJob:
-        cost = price(checked, model.card)
+    def _new_job(
+        self, draft: Draft, checked: Checked, cost: Price, model: Model, tokens: Mapping[str, list[int]]
+    ) -> NewJob:
         return NewJob(
             draft.id,
             self._person,
@@ -288,7 +287,7 @@ def _draft(
         document = expanded.graph.to_dict()
     if spec.constants:
         constants = expanded.graph.constants | spec.constants
-        expanded = replace(expanded, graph=expanded.graph.model_copy(update={"constants": constants}))
+        expanded = replace(expanded, graph=expanded.graph.with_constants(constants))
         document = document | {"constants": constants}
     return Draft(spec.id, expanded, json.dumps(document, separators=(",", ":")).encode(), uses_of(expanded.graph))
 

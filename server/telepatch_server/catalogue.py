@@ -10,6 +10,8 @@ from functools import cached_property
 from telepatch_broker.registry import Registry
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
+from telepatch_protocol.prepared import Preparation
+from telepatch_protocol.reading import Reader
 from telepatch_server.chat import Chat
 from telepatch_server.words import Words
 
@@ -21,6 +23,11 @@ class Model:
     json: bytes
     card: ModelCard
     words: Words | None
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """Checks and prices documents for it."""
+        return Preparation(self.card)
 
     @cached_property
     def chat(self) -> Chat:
@@ -46,6 +53,7 @@ class Catalogue:
         self._seconds = seconds
         self._known: dict[str, tuple[float, Model]] = {}
         self._words: dict[str, Words] = {}
+        self.reader = Reader()
 
     async def model(self, id: str) -> Model:
         """A model.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from telepatch_broker.blobs import DirectoryBlobs
-from telepatch_broker.jobs import NewJob, Source
+from telepatch_broker.jobs import Completion, NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import (
     BadArgument,
@@ -317,3 +317,14 @@ async def test_one_id_twice_in_one_submission_is_refused(lane: Lane) -> None:
     job = new()
     with pytest.raises(BadArgument, match=job.id):
         await lane.submit([job, job])
+
+
+async def test_many_are_completed_in_one_exchange_and_each_stands_for_itself(lane: Lane) -> None:
+    await lane.submit([NewJob(new_job_id(), "ada", "m", b"{}") for _ in range(3)])
+    jobs = await lane.take("m", "w1", max_jobs=3)
+    await lane.cancel("ada", jobs[1].id)
+    completions = [Completion(job.id, SAVES, bytes([at])) for at, job in enumerate(jobs)]
+    assert await lane.complete_all(completions, "w1") == [True, False, True]
+    assert await lane.complete_all(completions, "w1") == [True, False, True]
+    found = [await lane.result("ada", job.id) for job in (jobs[0], jobs[2])]
+    assert [one.inline for one in found] == [b"\x00", b"\x02"]

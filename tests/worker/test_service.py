@@ -498,5 +498,5 @@ async def test_the_process_publishes_its_model_serves_it_and_ends_in_order(desk,
         process.wait()
         await client.aclose()
     records = [json.loads(line) for line in said.splitlines()]
-    assert {"worker_ready", "job_taken", "job_ended", "worker_ended"} <= {one["event"] for one in records}
+    assert {"worker_ready", "jobs_taken", "job_ended", "worker_ended"} <= {one["event"] for one in records}
     assert {one["person"] for one in records if "person" in one} == {"ada"}

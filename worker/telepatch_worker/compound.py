@@ -9,11 +9,12 @@ import torch
 
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument, ExecutionError
-from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Node, Repeat, SubGraph
+from telepatch_protocol.graph import Cond, Fit, Generating, Grad, Map, Module, Node, Repeat, SubGraph
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.sizes import most
 from telepatch_protocol.subgraphs import STEP, VALUE
 from telepatch_protocol.within import Within
+from telepatch_worker.applying import applied_together
 from telepatch_worker.edits import Edits
 from telepatch_worker.emitting import tell
 from telepatch_worker.fit import fitted
@@ -143,4 +144,5 @@ _KINDS: Mapping[type[Any], Callable[[Any, Any], Work[Value]]] = {
     Grad: _grad,
     Fit: fitted,
     Generating: generated,
+    Module: applied_together,
 }

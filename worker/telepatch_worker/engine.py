@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from telepatch_protocol.check import exact
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.price import generations
+from telepatch_worker import applying
 from telepatch_worker.adapters import Switch
 from telepatch_worker.attention import attention
 from telepatch_worker.backward import fulfil
@@ -23,18 +24,18 @@ from telepatch_worker.decode import Decoder
 from telepatch_worker.decoding import Generations, Kind, generating
 from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
 from telepatch_worker.floor import Floor
-from telepatch_worker.head import Head
 from telepatch_worker.inputs import Given, TokenInput
 from telepatch_worker.interleave import Interleaved
 from telepatch_worker.layout import Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
+from telepatch_worker.mediators import Passing
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
-from telepatch_worker.narrow import Look, NarrowHead, Wide
+from telepatch_worker.narrow import Look, NarrowHead
 from telepatch_worker.past_price import past_bytes
-from telepatch_worker.plan import Plan, Task, make_plan
-from telepatch_worker.requests import Backward, Forward
+from telepatch_worker.plan import Plan, Planner, Task
+from telepatch_worker.requests import Apply, Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch
 from telepatch_worker.seating import Doors, Seated, Seating, seated, seats_for
 
@@ -73,12 +74,14 @@ class Passes:
     Attributes:
         skip: modules whose outputs are replaced for everyone in a forward.
         share: rows that are the same as others, as long as they are (`seating`).
-        narrow: logits of positions that nobody looks at (`narrow`).
+        narrow: logits of positions and tokens that nobody looks at (`narrow`, `columns`).
+        apply: going over the weights of a module for each value that it is applied to (`applying`).
     """
 
     skip: bool = True
     share: bool = True
     narrow: bool = True
+    apply: bool = True
 
 
 class Engine:
@@ -110,7 +113,7 @@ class Engine:
         self._doors = Doors(loaded.card)
         self._head: NarrowHead | None = None
         if isinstance(loaded.module, PreTrainedModel) and loaded.card.kind == "causal":
-            self._head = NarrowHead(Head(loaded.module), loaded.card)
+            self._head = NarrowHead(loaded.module, loaded.card)
         self.cache_bytes = cache_bytes
         self.loaded = loaded
         self.card = loaded.card
@@ -118,6 +121,7 @@ class Engine:
         self.model = Interleaved(loaded.module)
         self.adapters = Switch(loaded.module)
         self._pad = padding_of(loaded)
+        self._planner = Planner(loaded.card, self._tokenize_one if loaded.tokenizer is not None else None)
 
     def run(
         self,
@@ -164,7 +168,7 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
-        plan = make_plan(task, self.card, self._tokenize_one if self.loaded.tokenizer is not None else None)
+        plan = self._planner.plan(task)
         module = self.loaded.module
         if plan.generates and isinstance(module, PreTrainedModel):
             room = self.room(self.limits)
@@ -205,6 +209,7 @@ class Engine:
             values=partial(desk.values, plan.id),
             keep=desk.keep,
             decode=self._text(),
+            together=self._passes.apply and not plan.alone and not plan.grads,
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
@@ -216,6 +221,7 @@ class Engine:
             loop.add(run, request, kind)
         while loop.busy:
             loop.turn(self.room(limits))
+        self.apply(runs)
         self.backward(runs)
 
     def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
@@ -225,6 +231,12 @@ class Engine:
             return [[one] for one in wanted]
         most = worthwhile(self.loaded.device)
         return pieces(sorted(wanted, key=order), tokens=limits.tokens, rows=limits.rows, padding=most)
+
+    def apply(self, runs: Sequence[Running]) -> None:
+        """The modules that some jobs apply next."""
+        wanted = [one for run in runs if run.error is None for one in run.wanted if isinstance(one, Apply)]
+        with torch.no_grad():
+            applying.fulfil(wanted, self.model)
 
     def backward(self, runs: Sequence[Running]) -> None:
         """The gradients that some jobs need next."""
@@ -272,8 +284,8 @@ class Engine:
             )
             for at, one in enumerate(wanted)
         ]
-        fewer, wide = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, None)
-        passing = [one for one in (seating, wide) if one is not None]
+        fewer, narrow = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, ())
+        passing = [*(() if seating is None else (seating,)), *narrow]
         inputs = {**batch.inputs, **fewer}
         watch = Watch([one.run for one in wanted])
         with attention(self.loaded.module, eager=plan.eager):
@@ -281,10 +293,10 @@ class Engine:
 
     def _narrowed(
         self, wanted: Sequence[Wanted], seats: Mapping[_Key, Seat], seating: Seating | None
-    ) -> tuple[Mapping[str, Any], Wide | None]:
+    ) -> tuple[Mapping[str, Any], Sequence[Passing]]:
         """What keeps the head of the model narrow in a forward."""
         if self._head is None:
-            return {}, None
+            return {}, ()
         ends = {id(seat): seat.rows for seat in seats.values()} if seating is None else seating.ends()
         looks = [
             Look(one.request.frame, [moment for moment in one.request.moments if moment.invoke == name], ends[id(seat)])

@@ -12,10 +12,9 @@ from telepatch_protocol.graph import Call, Get, Log, Module, Node
 from telepatch_protocol.literals import with_literals
 from telepatch_protocol.ops import find_op
 from telepatch_protocol.sites import Place
+from telepatch_worker.applying import applied
 from telepatch_worker.emitting import log
-from telepatch_worker.inputs import check_ids
 from telepatch_worker.kernels import run_op
-from telepatch_worker.leaves import read_leaf
 from telepatch_worker.places import own_copy
 from telepatch_worker.values import Value, as_tensor
 
@@ -33,7 +32,7 @@ def value(frame: Frame, node: Node) -> Value:
         log(frame, node)
         return {}
     assert isinstance(node, Module)
-    return _applied(frame, node)
+    return applied(frame, node)
 
 
 def _parameter(frame: Frame, node: Get) -> torch.Tensor:
@@ -64,16 +63,3 @@ def _called(frame: Frame, node: Call) -> Value:
 
 def _operand(frame: Frame, kind: str, given: JsonValue) -> Value:
     return frame.index(given) if kind == "index" and isinstance(given, list) else frame.argument(given)
-
-
-def _applied(frame: Frame, node: Module) -> Value:
-    card, model = frame.context.card, frame.context.model
-    path = sites.parse(f"{node.path}:output").fill(frame.number_of).path
-    module = card.by_path[sites.native_path(card, path)]
-    args = [frame.argument(arg) for arg in node.args]
-    if isinstance(args[0], torch.Tensor) and not args[0].dtype.is_floating_point:
-        check_ids(args[0], card, model.module.get_submodule(module.path))
-    kwargs = {name: frame.argument(arg) for name, arg in node.kwargs.items()}
-    found = model.apply(module.path, args, kwargs)
-    assert module.output is not None
-    return read_leaf(found, Place(module.path, "output", module.output.leaves[module.output.primary].path))

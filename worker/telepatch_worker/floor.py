@@ -17,7 +17,7 @@ from telepatch_worker.decoding import generating
 from telepatch_worker.desk import Desk, Outcome, always
 from telepatch_worker.parties import Party, Retries
 from telepatch_worker.plan import Plan, Task
-from telepatch_worker.requests import Backward, Decode
+from telepatch_worker.requests import Apply, Backward, Decode
 from telepatch_worker.running import Clock, Running
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
@@ -171,6 +171,8 @@ class Floor:
         with self._engine.under(group[0].plan):
             for wanted in self._engine.shared(runs, group[0].party.limits):
                 swept += _guarded([one.run for one in wanted], partial(self._engine.forward, wanted))
+            applying = [run for run in runs if any(isinstance(one, Apply) for one in run.wanted)]
+            swept += _guarded(applying, partial(self._engine.apply, applying))
             asking = [run for run in runs if any(isinstance(one, Backward) for one in run.wanted)]
             swept += _guarded(asking, partial(self._engine.backward, asking))
         for run in runs:

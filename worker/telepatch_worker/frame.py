@@ -20,6 +20,7 @@ from telepatch_protocol.graph import Arg, Call, Generating, Get, Graph, Invoke, 
 from telepatch_protocol.order import given_to
 from telepatch_protocol.within import Within
 from telepatch_worker import compound, evaluate, places
+from telepatch_worker.applying import affordable, can_wait
 from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
 from telepatch_worker.inputs import Given, given_input
@@ -62,6 +63,7 @@ class Context:
         shelf: checkpoints of its fits.
         warnings: what its author should know of how it ran.
         stage: steps that its fit has made, and how many there are at most.
+        together: whether modules may be applied together with others, once a forward is over.
         held: bytes of values alive.
     """
 
@@ -78,6 +80,7 @@ class Context:
     shelf: Shelf = field(default_factory=Shelf)
     warnings: list[str] = field(default_factory=list)
     stage: tuple[int, int] = (0, 0)
+    together: bool = False
     held: int = 0
 
     @property
@@ -169,8 +172,9 @@ class Frame:
         """Whatever waits for a forward to be over: one after the other, generations side by side."""
         while self._waiting:
             nodes = [self.plan.nodes[name] for name in self._waiting]
+            modules = affordable(self, [node for node in nodes if isinstance(node, Module)])
             side = [node for node in nodes if isinstance(node, Generating) or node.id in self.plan.beside]
-            now = side or nodes[:1]
+            now = modules or side or nodes[:1]
             for node in now:
                 self._waiting.remove(node.id)
             yield from together(self._happen(node) for node in now)
@@ -351,6 +355,9 @@ class Frame:
                 self._waiting.append(name)
                 continue
             node = self.plan.nodes[name]
+            if name in self.plan.late and self.context.together and isinstance(node, Module) and can_wait(self, node):
+                self._waiting.append(name)
+                continue
             self.context.pause()
             with self.during(node):
                 value = self._inline(node)

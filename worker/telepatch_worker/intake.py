@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
-from telepatch_protocol import wire
 from telepatch_protocol.data_files import Rows
 from telepatch_protocol.errors import ProtocolError
+from telepatch_protocol.reading import Reader
 from telepatch_worker import data, results
 from telepatch_worker.data import Columns
 from telepatch_worker.plan import Task
@@ -21,15 +21,21 @@ from telepatch_worker.recent import Recent
 _TOKENS: TypeAdapter[dict[str, list[int]]] = TypeAdapter(dict[str, list[int]])
 
 
-async def task_of(job: TakenJob, lane: Lane, recent: Recent) -> Task:
+async def task_of(job: TakenJob, lane: Lane, recent: Recent, reader: Reader) -> Task:
     """Everything that a job needs, fetched.
+
+    Args:
+        job: as it came from the queue.
+        lane: where it came from.
+        recent: values that are still here.
+        reader: of its document.
 
     Raises:
         TelepatchError: the job is not what it should be, or something that it needs is gone.
     """
     return Task(
         id=job.id,
-        graph=wire.decode(job.document),
+        graph=reader.decode(job.document),
         tokens=_tokens(job),
         attachment=results.decode(await lane.attachment(job)),
         results=await _values(job, lane, recent),

@@ -234,11 +234,11 @@ class Interleaver(interleaver.Interleaver):
             self._reindex_parked()
         if self.functions and provider.endswith(".fn"):
             self._open(provider.removesuffix(".fn"), value)
+        for one in self.passing:
+            value = one.pass_by(provider, value)
         if self.skips is not None and provider.endswith(".skip"):
             stand_in = self._stand_in(provider.removesuffix(".skip"), self.skips)
             return value if stand_in is None else stand_in
-        for one in self.passing:
-            value = one.pass_by(provider, value)
         if provider in self.parked:
             self.batcher.visit()
         value = super().handle(provider, value)

@@ -6,19 +6,21 @@ told which positions to keep, and what it gives is put where a reader expects it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.graph import Get
 from telepatch_protocol.indexing import Slice
 from telepatch_protocol.sites import Place
+from telepatch_worker.blank import blank
+from telepatch_worker.columns import Columns, few, tokens_of
 from telepatch_worker.frame import Frame
 from telepatch_worker.head import Head
 from telepatch_worker.layout import Rows
@@ -62,27 +64,26 @@ class Wide:
         place: of the logits.
         kept: int64 (rows, kept positions), the positions of each row.
         padded: positions of the whole batch.
+        tokens: int64 (tokens,), where the others have no logits; None for all.
     """
 
     place: Place
     kept: torch.Tensor
     padded: int
+    tokens: torch.Tensor | None = None
 
     def pass_by(self, location: str, value: Any) -> Any:
         """What goes on from a place."""
         if location != location_of(self.place):
             return value
         narrow = read_leaf(value, self.place)
-        wide = _blank((narrow.shape[0], self.padded, narrow.shape[2]), narrow)
-        wide[torch.arange(narrow.shape[0], device=narrow.device)[:, None], self.kept] = narrow
+        wide = blank((narrow.shape[0], self.padded, narrow.shape[2]), narrow)
+        rows = torch.arange(narrow.shape[0], device=narrow.device)[:, None]
+        if self.tokens is None:
+            wide[rows, self.kept] = narrow
+        else:
+            wide[rows[..., None], self.kept[..., None], self.tokens] = narrow[..., self.tokens]
         return replace_leaf(value, self.place, wide)
-
-
-def _blank(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Zeros; on a CPU, memory that is not there before something is written to it."""
-    if like.device.type != "cpu":
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,19 @@ class NarrowHead:
     """Keeps the head of a model narrow.
 
     Args:
-        head: of the model.
+        module: the model.
         card: of the model.
     """
 
-    def __init__(self, head: Head, card: ModelCard) -> None:
-        self._head = head
-        self._logits = {place for place in (_logits(card, head.path), _logits(card, "")) if place is not None}
+    def __init__(self, module: PreTrainedModel, card: ModelCard) -> None:
+        self._head = Head(module)
+        self._card = card
+        self._logits = {place for place in (_logits(card, self._head.path), _logits(card, "")) if place is not None}
+        found = module.get_output_embeddings()
+        self._linear = found if type(found) is nn.Linear else None
+        self._given = None if self._head.path is None else _given(card, self._head.path)
 
-    def narrow(self, looks: Iterable[Look], device: torch.device) -> tuple[Mapping[str, Any], Wide | None]:
+    def narrow(self, looks: Iterable[Look], device: torch.device) -> tuple[Mapping[str, Any], Sequence[Wide | Columns]]:
         """What to call the model with, and what puts the logits in their places; nothing where it is not worth it.
 
         Args:
@@ -123,11 +128,21 @@ class NarrowHead:
         at_head = [(look, moment) for look in looks for moment in look.moments if self._head.has(moment)]
         places = {moment.place for _, moment in at_head}
         if not self._head.takes or not at_head or not places <= self._logits:
-            return {}, None
-        rows = looks[0].rows
+            return {}, ()
+        if any(moment.writes for _, moment in at_head):
+            return {}, ()
+        given, wide = self._positions(at_head, looks[0].rows, places, device)
+        columns = self._columns(at_head, device)
+        if wide is not None and columns is not None:
+            wide = replace(wide, tokens=columns.tokens)
+        return given, [one for one in (columns, wide) if one is not None]
+
+    def _positions(
+        self, at_head: Sequence[tuple[Look, Moment]], rows: Rows, places: Iterable[Place], device: torch.device
+    ) -> tuple[Mapping[str, Any], Wide | None]:
         wanted: list[set[int]] = [set() for _ in range(rows.total)]
         for look, moment in at_head:
-            found = None if moment.writes else looked_at(look.frame, moment, look.rows.length)
+            found = looked_at(look.frame, moment, look.rows.length)
             if found is None:
                 return {}, None
             for row in range(look.rows.start, look.rows.start + look.rows.count):
@@ -141,6 +156,23 @@ class NarrowHead:
         first = min(places, key=lambda place: not place.path)  # the head itself comes before the model's end
         given = kept if self._head.by_row else kept[0]
         return {self._head.parameter: given}, Wide(first, kept, rows.padded)
+
+    def _columns(self, at_head: Sequence[tuple[Look, Moment]], device: torch.device) -> Columns | None:
+        if self._linear is None or self._given is None:
+            return None
+        vocabulary = self._linear.out_features
+        found = few((tokens_of(look.frame, moment, vocabulary) for look, moment in at_head), vocabulary)
+        if found is None:
+            return None
+        return Columns(self._linear, self._given, torch.tensor(sorted(found), device=device))
+
+
+def _given(card: ModelCard, path: str) -> Place | None:
+    """The place of what a module is given."""
+    module = card.by_path.get(path)
+    if module is None or module.input is None or len(module.input.order) != 1:
+        return None
+    return Place(path, "input", module.input.leaves[module.input.primary].path)
 
 
 def _logits(card: ModelCard, path: str | None) -> Place | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import torch
 
 from telepatch_protocol.adapters import adapter_of
 from telepatch_protocol.card import ModelCard
-from telepatch_protocol.check import Checked, check, exact
+from telepatch_protocol.check import Checked, exact
 from telepatch_protocol.checked import places_in
 from telepatch_protocol.errors import BadArgument, NotFound, ShapeError, TelepatchError
 from telepatch_protocol.fitting import streams
@@ -19,7 +19,8 @@ from telepatch_protocol.graph import Fit, Grad, Graph, Map
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.jobs import Price
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.price import price
+from telepatch_protocol.newest import Newest
+from telepatch_protocol.prepared import MAX_NODES, Preparation, Prepared
 from telepatch_protocol.refs import parse
 from telepatch_protocol.sites import only_eager
 from telepatch_protocol.sizes import Dim
@@ -149,63 +150,85 @@ def _known(dim: Dim) -> int:
     return dim if isinstance(dim, int) else 1
 
 
-def make_plan(task: Task, card: ModelCard, tokenize: Tokenize | None = None) -> Plan:
-    """Check a job and lay out its forwards.
+class Planner:
+    """Lays out jobs of one model; those that are alike once.
 
     Args:
-        task: the job.
         card: of the model.
-        tokenize: for text whose tokens do not come with the job.
-
-    Raises:
-        GraphError: the job cannot run, or costs too much.
+        tokenize: for text whose tokens do not come with a job.
     """
-    graph = task.graph
-    tokens = _tokens(task, tokenize)
-    checked = _checked(task, card, graph, tokens)
-    root = _root(checked)
-    alone = exact(graph) or not card.shares or not root.shares()
-    if alone and not exact(graph):
-        options = graph.options.model_copy(update={"isolate": True})
-        checked = _checked(task, card, graph.model_copy(update={"options": options}), tokens)
-        root = _root(checked)
-    nodes = list(all_nodes(graph))
-    long = trains(graph)
-    gradients = [node for node in nodes if isinstance(node, Grad)]
-    return Plan(
-        task=task,
-        checked=checked,
-        root=root,
-        tokens=tokens,
-        tokenize=tokenize,
-        alone=alone,
-        eager=only_eager(places_in(checked.scope)) is not None,
-        adapter=adapter_of(graph, card),
-        reads_engine=root.reads_engine(),
-        grads=bool(gradients) or long,
-        generates=any(run.generate is not None for run in all_runs(graph)),
-        wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
-        splits=any(isinstance(node, Map | Fit) for node in nodes),
-        flowing=streams(graph, nodes),
-        long=long,
-        price=price(checked, card),
-    )
+
+    def __init__(self, card: ModelCard, tokenize: Tokenize | None = None) -> None:
+        self._card = card
+        self._tokenize = tokenize
+        self._preparation = Preparation(card)
+        self._plans: Newest[Hashable, Plan] = Newest(MAX_NODES)
+
+    def plan(self, task: Task) -> Plan:
+        """Check a job and lay out its forwards.
+
+        Raises:
+            GraphError: the job cannot run, or costs too much.
+        """
+        tokens = _tokens(task, self._tokenize)
+        prepared = self._prepared(task, task.graph, tokens)
+        known = None if prepared.key is None else self._plans.get(prepared.key)
+        if known is not None and (exact(task.graph) or not known.alone):
+            return replace(known, task=task, checked=prepared.checked, tokens=tokens)
+        plan = self._planned(task, prepared, tokens)
+        if prepared.key is not None:
+            self._plans.put(
+                prepared.key, replace(plan, task=Task("", task.graph), tokens={}), 1 + len(task.graph.nodes)
+            )
+        return plan
+
+    def _planned(self, task: Task, prepared: Prepared, tokens: Mapping[str, list[int]]) -> Plan:
+        graph, card = task.graph, self._card
+        root = _root(prepared.checked)
+        alone = exact(graph) or not card.shares or not root.shares()
+        if alone and not exact(graph):
+            options = graph.options.model_copy(update={"isolate": True})
+            prepared = self._prepared(task, graph.model_copy(update={"options": options}), tokens)
+            root = _root(prepared.checked)
+        nodes = list(all_nodes(graph))
+        long = trains(graph)
+        gradients = [node for node in nodes if isinstance(node, Grad)]
+        return Plan(
+            task=task,
+            checked=prepared.checked,
+            root=root,
+            tokens=tokens,
+            tokenize=self._tokenize,
+            alone=alone,
+            eager=only_eager(places_in(prepared.checked.scope)) is not None,
+            adapter=adapter_of(graph, card),
+            reads_engine=root.reads_engine(),
+            grads=bool(gradients) or long,
+            generates=any(run.generate is not None for run in all_runs(graph)),
+            wrt=frozenset(ref.id for node in gradients for one in node.wrt if (ref := parse(one)) is not None),
+            splits=any(isinstance(node, Map | Fit) for node in nodes),
+            flowing=streams(graph, nodes),
+            long=long,
+            price=prepared.price,
+        )
+
+    def _prepared(self, task: Task, graph: Graph, tokens: Mapping[str, list[int]]) -> Prepared:
+        def result(job: str, name: str) -> Meta:
+            if (job, name) not in task.results:
+                raise NotFound(f"job {job} has no result '{name}'", parent=job)
+            return _meta(task.results[job, name])
+
+        return self._preparation.prepare(
+            graph,
+            lengths={text: len(ids) for text, ids in tokens.items()},
+            attachment={name: _meta(tensor) for name, tensor in task.attachment.items()},
+            results=result,
+            data={digest: described(columns) for digest, columns in task.data.items()},
+        )
 
 
 def _root(checked: Checked) -> ScopePlan:
     return scope_plan(checked.scope, list(checked.graph.saves.values()), set())
-
-
-def _checked(task: Task, card: ModelCard, graph: Graph, tokens: Mapping[str, list[int]]) -> Checked:
-    def result(job: str, name: str) -> Meta:
-        if (job, name) not in task.results:
-            raise NotFound(f"job {job} has no result '{name}'", parent=job)
-        return _meta(task.results[job, name])
-
-    lengths = {text: len(ids) for text, ids in tokens.items()}
-    attachment = {name: _meta(tensor) for name, tensor in task.attachment.items()}
-    data = {digest: described(columns) for digest, columns in task.data.items()}
-    return check(graph, card, lengths=lengths, attachment=attachment, results=result, data=data)
 
 
 def _meta(tensor: torch.Tensor) -> Meta:

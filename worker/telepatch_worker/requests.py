@@ -55,6 +55,21 @@ class Forward:
         return next((one.kin for one in self.inputs.values() if isinstance(one, NamedInput)), None)
 
 
+@dataclass(eq=False)
+class Apply:
+    """A module of the model, applied to a value.
+
+    Attributes:
+        path: of the module.
+        value: (..., what the module takes).
+        found: (..., what it gives).
+    """
+
+    path: str
+    value: torch.Tensor
+    found: torch.Tensor | None = None
+
+
 @dataclass
 class Backward:
     """Gradients of one number.
@@ -99,7 +114,7 @@ class Decode:
         return self.generation.ending.max_new_tokens
 
 
-Request = Forward | Backward | Decode | Turn
+Request = Forward | Backward | Decode | Turn | Apply
 
 Work = Generator[list[Request], None, T]
 """Work that now and then needs requests fulfilled: all of a list, before it goes on."""

@@ -50,6 +50,7 @@ class Running:
         values: told small values as they come.
         decode: gives the text of token ids; None for a model without a tokenizer.
         keep: told the checkpoints of its fits now and then.
+        together: whether it may apply modules together with others.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Running:
         values: Callable[[dict[str, Any]], None],
         decode: Callable[[list[int]], str] | None,
         keep: Keep,
+        together: bool = True,
     ) -> None:
         self.plan = plan
         self.clock = clock
@@ -95,6 +97,7 @@ class Running:
             decode,
             shelf=self.shelf,
             warnings=self.warnings,
+            together=together,
         )
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)

@@ -12,7 +12,7 @@ from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
 from telepatch_protocol.closing import SAMPLED
 from telepatch_protocol.generating import FIRST
-from telepatch_protocol.graph import Arg, Fit, Generating, Get, Grad, Invoke, Map, Node, Repeat, Set
+from telepatch_protocol.graph import Arg, Fit, Generating, Get, Grad, Invoke, Map, Module, Node, Repeat, Set
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
@@ -38,6 +38,7 @@ class ScopePlan:
         kept: nodes whose values are outputs.
         between: nodes that happen only between forwards.
         differentiated: nodes through whose values gradients flow.
+        late: modules for whose values no forward waits.
         beside: nodes that happen side by side where several wait, so that fits share streams.
     """
 
@@ -52,6 +53,7 @@ class ScopePlan:
     kept: frozenset[str]
     between: frozenset[str]
     differentiated: frozenset[str]
+    late: frozenset[str]
     beside: frozenset[str]
     _bodies: dict[tuple[str, Key], ScopePlan] = field(default_factory=dict)
     _backward: dict[str, ScopePlan] = field(default_factory=dict)
@@ -176,8 +178,31 @@ def _planned(
         kept=outputs | again,
         between=between,
         differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
+        late=_late(nodes, needs, scope) if passes else frozenset(),
         beside=frozenset(name for name, node in nodes.items() if _fits(node)),
     )
+
+
+def _late(nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], scope: Scope) -> frozenset[str]:
+    """Modules that are applied to values on which nothing depends that happens in a forward."""
+    modules = {name for name, node in nodes.items() if isinstance(node, Module)}
+    if not modules:
+        return frozenset()
+    early = {name for node, found in needs.items() if _at_a_place(nodes[node], scope) for name in found}
+    early |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
+    return frozenset(modules - _with_needs(early, needs))
+
+
+def _with_needs(names: Iterable[str], needs: Mapping[str, frozenset[str]]) -> set[str]:
+    """These nodes, what they need, what that needs, and so on."""
+    found = set(names)
+    stack = list(found)
+    while stack:
+        for other in needs[stack.pop()]:
+            if other not in found:
+                found.add(other)
+                stack.append(other)
+    return found
 
 
 def _fits(node: Node) -> bool:
@@ -253,13 +278,7 @@ def _differentiated(
     if found:
         found |= {name for node in nodes.values() if isinstance(node, Set) for name in needs[node.id]}
         found |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
-    stack = list(found)
-    while stack:
-        for other in needs[stack.pop()]:
-            if other not in found:
-                found.add(other)
-                stack.append(other)
-    return frozenset(found)
+    return frozenset(_with_needs(found, needs))
 
 
 def _asks_outside(node: Repeat) -> bool:

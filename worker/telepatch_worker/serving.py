@@ -17,11 +17,11 @@ import structlog
 from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
-from telepatch_protocol.errors import ErrorRecord, ExecutionError, TelepatchError
+from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
-from telepatch_worker import results
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.floor import Floor
+from telepatch_worker.handing_in import HandingIn
 from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
 from telepatch_worker.long import LongJob, Turns
@@ -59,9 +59,11 @@ class Serving:
         self.settings = settings
         self.model = engine.card.id
         self.recent = Recent(settings.worker_recent_bytes)
+        self._reader = Reader()
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
         self._storing: set[str] = set()
+        self._handing_in = HandingIn(lane, worker, self, self._spawn)
         self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
         self._abandoned = False
@@ -139,6 +141,8 @@ class Serving:
 
     async def _receive(self, taken: Sequence[TakenJob]) -> None:
         """Take in hand what was taken at once."""
+        again = {job.id: job.attempt for job in taken if job.attempt > 1}
+        _log.info("jobs_taken", jobs={job.id: job.person for job in taken}, attempts=again)
         self._mine |= {job.id: job for job in taken}
         self._lost -= self._mine.keys()
         try:
@@ -151,9 +155,8 @@ class Serving:
 
     async def _task(self, job: TakenJob) -> Task | None:
         """A job with all that it needs; one that cannot be had fails alone."""
-        _log.info("job_taken", job=job.id, person=job.person, attempt=job.attempt)
         try:
-            return await task_of(job, self.lane, self.recent)
+            return await task_of(job, self.lane, self.recent, self._reader)
         except LOST:
             raise
         except Exception as error:
@@ -260,7 +263,25 @@ class Serving:
         if outcome.saved is not None:
             self.recent.put(outcome.id, outcome.saved)
         self._storing.add(outcome.id)
-        self._spawn(self._hand_in(outcome))
+        self._handing_in.add(outcome)
+
+    def gone(self, job: str) -> bool:
+        """Whether a job is not this worker's any more."""
+        return job in self._lost
+
+    async def before_end(self, job: str) -> None:
+        """Send what a job streams, before it ends."""
+        await self._safely(self._streams.flush(job))
+
+    def handed_in(self, outcome: Outcome) -> None:
+        """Let a job go."""
+        job = self._mine.pop(outcome.id, None)
+        self._streams.forget(outcome.id)
+        self._lost.discard(outcome.id)
+        self._storing.discard(outcome.id)
+        error = None if outcome.error is None else outcome.error.code()
+        person = None if job is None else job.person
+        _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
 
     def _tell(self, job: str, done: int, total: int) -> None:
         self._spawn(self._note(job, done, total))
@@ -270,37 +291,6 @@ class Serving:
 
     async def _tell_values(self, job: str, data: dict[str, Any]) -> None:
         await self.lane.note(job, self.worker, "values", data)
-
-    async def _hand_in(self, outcome: Outcome) -> None:
-        """Store what came of a job, and let it go."""
-        job = self._mine.get(outcome.id)
-        try:
-            if outcome.id not in self._lost:
-                await self._safely(self._streams.flush(outcome.id))
-                await self._store(outcome)
-        finally:
-            self._streams.forget(outcome.id)
-            self._mine.pop(outcome.id, None)
-            self._lost.discard(outcome.id)
-            self._storing.discard(outcome.id)
-        error = None if outcome.error is None else outcome.error.code()
-        person = None if job is None else job.person
-        _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
-
-    async def _store(self, outcome: Outcome) -> None:
-        notes: dict[str, Any] = {"warnings": outcome.warnings, "seconds": outcome.seconds}
-        if outcome.saved is None:
-            await self.lane.fail(outcome.id, self.worker, _record(outcome), **notes)
-            return
-        try:
-            data = await asyncio.to_thread(results.encode, outcome.saved)
-            saves = results.metas(outcome.saved)
-            await self.lane.complete(outcome.id, self.worker, saves=saves, result=data, **notes)
-        except LOST:
-            raise
-        except (TelepatchError, OSError, RuntimeError) as error:
-            failed = ExecutionError(f"the result could not be stored: {error}")
-            await self.lane.fail(outcome.id, self.worker, failed.record(), **notes)
 
     # Beside the batches
 
@@ -359,7 +349,3 @@ def _turns(floor: Floor) -> None:
         floor.turn()
         if time.perf_counter() > until:
             break
-
-
-def _record(outcome: Outcome) -> ErrorRecord:
-    return (outcome.error or ExecutionError("the job ended without a result")).record()

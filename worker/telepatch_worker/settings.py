@@ -55,7 +55,7 @@ class Settings(Variables):
     record_seconds: float = Field(default=7 * 86_400.0, gt=0)
     worker_device: str | None = Field(default=None, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     worker_threads: int | None = Field(default=None, ge=1)
-    worker_batch_jobs: int = Field(default=32, ge=1)
+    worker_batch_jobs: int = Field(default=128, ge=1)
     worker_batch_tokens: int = Field(default=4096, ge=1)
     worker_batch_rows: int = Field(default=256, ge=1)
     worker_slice_seconds: float = Field(default=30.0, gt=0)

@@ -39,6 +39,8 @@ class Streams:
 
     async def flush(self, job: str) -> None:
         """Send what waits; when this returns, everything that was added before has gone out."""
+        if job not in self._waiting and job not in self._turns:
+            return
         async with self._turns.setdefault(job, asyncio.Lock()):
             for part in _parts(self._waiting.pop(job, [])):
                 await self._tell(job, {"values": part})
