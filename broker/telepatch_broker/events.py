@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
@@ -26,7 +26,12 @@ START = "0-0"
 """The place before the first event."""
 
 _PLACE = re.compile(r"\d{1,19}-\d{1,19}", re.ASCII)  # more may not fit into the 64 bits of Redis
+SOON = "soon "
+"""What stands before the name of a person who need not look at once; ``scripts/common.lua`` has the same."""
+
+_SOON_SECONDS = 0.05
 _RECHECK_SECONDS = 15.0
+_AT_ONCE = 500
 
 EventType = Literal["waiting", "queued", "running", "progress", "log", "values", "completed", "failed", "cancelled"]
 
@@ -51,7 +56,7 @@ class EventLog:
         await self._redis.publish(keys.DOORBELL, person)
         return cast("bytes", place).decode()
 
-    async def read(self, person: str, after: str, count: int = 500) -> list[Event]:
+    async def read(self, person: str, after: str, count: int = _AT_ONCE) -> list[Event]:
         """Events behind the place `after`, oldest first, at most `count`.
 
         Raises:
@@ -92,6 +97,7 @@ class EventHub:
         self._redis = client
         self._log = EventLog(client)
         self._knocks: dict[str, set[asyncio.Event]] = {}
+        self._soon: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
@@ -112,15 +118,25 @@ class EventHub:
         Raises:
             BadArgument: `after` is not a place in a stream.
         """
+        async with self.bunches(person, after) as bunches, aclosing(_each(bunches)) as events:
+            yield events
+
+    @asynccontextmanager
+    async def bunches(self, person: str, after: str | None = None) -> AsyncIterator[AsyncIterator[list[Event]]]:
+        """As `listen`, with all that is new at a time together.
+
+        Raises:
+            BadArgument: `after` is not a place in a stream.
+        """
         await self._ready.wait()
         knock = asyncio.Event()
         place = await self._log.last(person) if after is None else check_place(after)
         self._knocks.setdefault(person, set()).add(knock)
-        events = self._events(person, place, knock)
+        bunches = self._bunches(person, place, knock)
         try:
-            yield events
+            yield bunches
         finally:
-            await events.aclose()
+            await bunches.aclose()
             self._knocks[person].discard(knock)
             if not self._knocks[person]:
                 del self._knocks[person]
@@ -152,20 +168,24 @@ class EventHub:
             if owner == person.encode() and state.decode() in ENDED
         }  # fmt: skip
 
-    async def _events(self, person: str, place: str, knock: asyncio.Event) -> AsyncGenerator[Event, None]:
+    async def _bunches(self, person: str, place: str, knock: asyncio.Event) -> AsyncGenerator[list[Event], None]:
         while True:
             knock.clear()
-            for event in await self._read(person, place):
-                place = event.id
-                yield event
-                knock.set()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
+            if found := await self._read(person, place):
+                place = found[-1].id
+                yield found
+            if len(found) < _AT_ONCE:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
 
     async def _follow(self) -> None:
-        async for person in follow(self._redis, keys.DOORBELL):
-            if person is not None:
-                self._knock(person.decode())
+        async for knock in follow(self._redis, keys.DOORBELL):
+            if knock is not None:
+                person = knock.decode()
+                if person.startswith(SOON):
+                    self._knock_soon(person.removeprefix(SOON))
+                else:
+                    self._knock(person)
                 continue
             self._ready.set()
             # Somebody may have knocked while nobody listened.
@@ -181,9 +201,22 @@ class EventHub:
             self._knock(person)
             return []
 
+    def _knock_soon(self, person: str) -> None:
+        """What can wait is told together with what comes next."""
+        if person in self._knocks and person not in self._soon:
+            self._soon.add(person)
+            asyncio.get_running_loop().call_later(_SOON_SECONDS, self._knock, person)
+
     def _knock(self, person: str) -> None:
+        self._soon.discard(person)
         for knock in self._knocks.get(person, ()):
             knock.set()
+
+
+async def _each(bunches: AsyncIterator[list[Event]]) -> AsyncGenerator[Event, None]:
+    async for bunch in bunches:
+        for event in bunch:
+            yield event
 
 
 def check_place(place: str) -> str:

@@ -97,6 +97,7 @@ class Conversation:
         self.pending: deque[Parcel] = deque()
         self.pending_bytes = 0
         self.open: dict[str, Outcome] = {}
+        self._together = 0
         self.place: str | None = None
         self.failed: dict[str, Outcome] = {}
         self.streaming: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
@@ -110,11 +111,16 @@ class Conversation:
         """One more job to be sent."""
         self.pending.append(parcel)
         self.pending_bytes += parcel.size
-        self.open[parcel.outcome.job] = parcel.outcome
+        self.follow(parcel.outcome)
 
     def follow(self, outcome: Outcome) -> None:
         """A job that was sent by somebody else, whose end is of interest here."""
+        self._together = self._together + 1 if self.open else 1
         self.open.setdefault(outcome.job, outcome)
+
+    def counted(self) -> tuple[int, int]:
+        """How many jobs have ended, and how many there are, since last none was open."""
+        return self._together - len(self.open), self._together
 
     def next_batch(self) -> Batch | None:
         """As much of what waits as fits into one request, oldest first."""

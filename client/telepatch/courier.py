@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -21,11 +20,10 @@ from telepatch.events import Frame, frames
 from telepatch.habits import Habits
 from telepatch.outcome import Outcome
 from telepatch.progress import PATIENCE_S, Progress
-from telepatch.results import unframe
+from telepatch.results import fetch
 from telepatch.transport import RETRIED, Transport, persist
 from telepatch_protocol.errors import (
     ConnectionFailed,
-    ErrorRecord,
     PayloadTooLarge,
     TelepatchError,
     TraceError,
@@ -49,6 +47,9 @@ RUNNING_S = 2.0
 STARTING_S = 0.3
 """Seconds that it waits for jobs that have been taken to start running."""
 
+LINGER_S = 0.025
+"""Seconds for which a job waits for others to share its request, while earlier ones are under way and nobody looks."""
+
 HEARTBEAT_S = 45.0
 """Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
 
@@ -62,10 +63,10 @@ class Courier:
 
     Args:
         make_transport: gives a new transport; called in each process that uses it.
-        progress: whether people are shown what they wait for.
+        progress: whether people are shown what they wait for; None for where somebody watches.
     """
 
-    def __init__(self, make_transport: Callable[[], Transport], *, progress: bool = True) -> None:
+    def __init__(self, make_transport: Callable[[], Transport], *, progress: bool | None = None) -> None:
         self._make_transport = make_transport
         self._progress = progress
         self._habits = Habits()
@@ -77,6 +78,7 @@ class Courier:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._sending = 0
+        self._called = False
         self._silent_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -87,9 +89,12 @@ class Courier:
         self.start()
         with self._room:
             while self.conversation.full and not self._closing:
+                self._hurry()
                 self._room.wait(1.0)
             self.conversation.add(parcel)
-        self._call(self._wake.set)
+            called, self._called = self._called, True
+        if not called:
+            self._call(self._wake.set)
 
     async def submit_soon(self, parcel: Parcel) -> None:
         """As `submit`, without holding up an event loop."""
@@ -114,23 +119,31 @@ class Courier:
             self.wait_for_end(outcomes)
         missing = _without_result(outcomes)
         if missing:
-            self.run(lambda transport: self._fetch(transport, missing))
+            self.run(lambda transport: fetch(transport, missing, self._patience))
 
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
-        with Progress(outcomes, shown=self._progress, silent=lambda: self._silent_since is not None) as progress:
+        self._hurry()
+        with Progress(
+            outcomes,
+            counted=self.conversation.counted,
+            shown=self._progress,
+            silent=lambda: self._silent_since is not None,
+        ) as progress:
             for outcome in outcomes:
+                progress.tick()
                 while not outcome.ended.wait(PATIENCE_S / 2):
                     progress.tick()
 
     async def wait_soon(self, outcomes: list[Outcome]) -> None:
         """As `wait`, for asynchronous programs."""
         self.start()
+        self._hurry()
         for outcome in outcomes:
             await outcome.until_ended()
         missing = _without_result(outcomes)
         if missing:
-            await self.run_soon(lambda transport: self._fetch(transport, missing))
+            await self.run_soon(lambda transport: fetch(transport, missing, self._patience))
 
     def follow(self, outcome: Outcome) -> None:
         """Listen for the end of a job that was not sent from here."""
@@ -147,6 +160,7 @@ class Courier:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all that was submitted has been taken by the gateway; whether that came to pass in time."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._hurry()
         with self._room:
             while self.conversation.pending or self._sending:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -215,6 +229,7 @@ class Courier:
 
     async def _main(self, started: threading.Event) -> None:
         self._wake, self._stop, self._listening = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._hurried = asyncio.Event()
         self._transport = self._make_transport()
         started.set()
         tasks = [asyncio.create_task(self._send_all()), asyncio.create_task(self._listen())]
@@ -228,6 +243,7 @@ class Courier:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._linger()
             while (batch := self._next_batch()) is not None:
                 try:
                     await self._opening()
@@ -236,10 +252,24 @@ class Courier:
                     with self._room:
                         self._sending = 0
                         self._room.notify_all()
+                await self._linger()
+            self._hurried.clear()
+
+    async def _linger(self) -> None:
+        """Let more jobs come where none is missed yet: a loop of traces is sent in few requests."""
+        if len(self.conversation.open) > len(self.conversation.pending):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), LINGER_S)
+
+    def _hurry(self) -> None:
+        """Somebody waits: what is there is sent now."""
+        if self.conversation.pending:
+            self._call(self._hurried.set)
 
     def _next_batch(self) -> Batch | None:
         with self._room:
             batch = self.conversation.next_batch()
+            self._called = batch is not None
             self._sending = len(batch.parcels) if batch is not None else 0
             self._room.notify_all()
             return batch
@@ -319,7 +349,7 @@ class Courier:
         async with self._transport.exchange("GET", "/v1/events", headers=headers, timeout=HEARTBEAT_S) as response:
             self._silent_since = None
             self._listening.set()
-            async for frame in frames(response.aiter_lines()):
+            async for frame in frames(response.aiter_bytes()):
                 if frame.event == "missed":
                     await self._ask_states(self._transport)
                 else:
@@ -330,7 +360,7 @@ class Courier:
             if frame.id is not None:
                 self.conversation.place = frame.id
             return
-        event = Event.model_validate(json.loads(frame.data))
+        event = Event.model_validate_json(frame.data)
         with self._lock:
             self.conversation.heard(event)
 
@@ -357,24 +387,6 @@ class Courier:
             with self._lock:
                 self.conversation.open.pop(job, None)
             outcome.fail(error.record())
-
-    async def _fetch(self, transport: Transport, outcomes: list[Outcome]) -> None:
-        """Have the results of completed jobs come."""
-        wanted = {outcome.job: outcome for outcome in outcomes}
-        body = json.dumps({"jobs": list(wanted)}).encode()
-
-        async def ask() -> bytes:
-            async with transport.exchange("POST", "/v1/results", content=body, timeout=120.0) as response:
-                return await response.aread()
-
-        for arrived in unframe(await persist(ask, self._patience)):
-            outcome = wanted.pop(arrived.job)
-            if arrived.error is not None:
-                outcome.lost(arrived.error)
-            else:
-                outcome.fetched(arrived.result)
-        for outcome in wanted.values():
-            outcome.lost(ErrorRecord(code="not_found", detail=f"the service sent no result of job {outcome.job}"))
 
     def _patience(self) -> float:
         return CLOSING_S / 2 if self._closing else PATIENT_S

@@ -1,4 +1,4 @@
-"""Server-sent events as lines of text come in."""
+"""Server-sent events as bytes come in."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Frame:
     data: str | None = None
 
 
-async def frames(lines: AsyncIterable[str]) -> AsyncIterator[Frame]:
-    """Events from the lines of a stream; comments are passed over, a frame that only sets the place comes too."""
+async def frames(chunks: AsyncIterable[bytes]) -> AsyncIterator[Frame]:
+    """Events from the pieces of a stream; comments are passed over, a frame that only sets the place comes too."""
     fields: dict[str, str] = {}
-    async for line in lines:
+    async for line in _lines(chunks):
         if not line:
             if fields:
                 yield Frame(fields.get("id"), fields.get("event"), fields.get("data"))
@@ -30,3 +30,14 @@ async def frames(lines: AsyncIterable[str]) -> AsyncIterator[Frame]:
             value = f"{fields['data']}\n{value}"
         if name:
             fields[name] = value
+
+
+async def _lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[str]:
+    """Whole lines; a long one may come in many pieces, which are put together once."""
+    begun: list[bytes] = []
+    async for chunk in chunks:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield b"".join([*begun, line]).removesuffix(b"\r").decode(errors="replace")
+            begun = []
+        begun.append(rest)

@@ -47,7 +47,7 @@ def connect(
     api_key: str | None = None,
     *,
     transport: httpx.AsyncBaseTransport | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     show: Hear | None = printed,
 ) -> Lab:
     """Reach a service.
@@ -56,7 +56,8 @@ def connect(
         url: address of its gateway; ``TELEPATCH_URL`` if left out, else ``http://127.0.0.1:8000``.
         api_key: the person's key; ``TELEPATCH_API_KEY`` if left out.
         transport: what carries the bytes, in place of the network.
-        progress: whether long waits are shown on standard error.
+        progress: whether long waits are shown on standard error, with a bar over all traces that are under way; if left
+            out, they are where somebody watches: in a terminal or a notebook.
         show: called with what jobs show (`telepatch.show`) as it comes, from a thread of the connection; prints it on
             standard error if left out, and None is for silence.
 
@@ -82,7 +83,7 @@ class Lab:
         settings: Settings,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
         show: Hear | None = printed,
     ) -> None:
         self.settings = settings

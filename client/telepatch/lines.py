@@ -36,7 +36,12 @@ class Place:
 
 def is_ours(frame: FrameType) -> bool:
     """Whether a frame belongs to this package or to a library that calls it on the author's behalf."""
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OURS
+    return _is_our_module(frame.f_globals.get("__name__"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_our_module(name: object) -> bool:
+    return str(name).partition(".")[0] in _OURS
 
 
 def user_frame() -> FrameType | None:

@@ -63,13 +63,7 @@ class Spot:
 
     def alias_children(self) -> dict[str, tuple[Segment, ...]]:
         """Standard and chosen names of modules below, each with its whole path in names that may be sent."""
-        found: dict[str, tuple[Segment, ...]] = {}
-        for alias in module_aliases(self.card):
-            parent, _, name = alias.rpartition(".")
-            stars = stars_of(native(self.card, parent), self.native) if parent else [] if not self.path else None
-            if name != "*" and stars is not None:
-                found[name] = (*filled(parent, stars), name)
-        return found | self.names.children(self.native)
+        return _alias_children(self.card, self.native, top=not self.path) | self.names.children(self.native)
 
     def ports(self) -> tuple[str, ...]:
         """Standard and chosen names of ports here."""
@@ -100,8 +94,31 @@ def native(card: ModelCard, path: str) -> str:
     return module_aliases(card).get(path) or sites.native_path(card, path)
 
 
+def _alias_children(card: ModelCard, path: str, *, top: bool) -> dict[str, tuple[Segment, ...]]:
+    """Standard names of modules below one, each with its whole path."""
+    key = ("alias children", path, top)
+    found: dict[str, tuple[Segment, ...]] | None = card.found.get(key)
+    if found is None:
+        found = {}
+        for alias in module_aliases(card):
+            parent, _, name = alias.rpartition(".")
+            stars = stars_of(native(card, parent), path) if parent else [] if top else None
+            if name != "*" and stars is not None:
+                found[name] = (*filled(parent, stars), name)
+        card.found.put(key, found)
+    return found
+
+
 def module_aliases(card: ModelCard) -> dict[str, str]:
     """The card's aliases of modules, and of the lists that hold them: ``blocks`` beside ``blocks.*``."""
+    found: dict[str, str] | None = card.found.get("module aliases:")
+    if found is None:
+        found = _module_aliases(card)
+        card.found.put("module aliases:", found)
+    return found
+
+
+def _module_aliases(card: ModelCard) -> dict[str, str]:
     found = dict(card.aliases.modules)
     for alias, target in card.aliases.modules.items():
         if alias.endswith(".*") and target.endswith(".*"):

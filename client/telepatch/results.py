@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from telepatch.outcome import Outcome
+from telepatch.transport import Transport, persist
 from telepatch_protocol.errors import ErrorRecord, ProtocolError
 from telepatch_protocol.jobs import SavedMeta
+
+AT_ONCE = 200
+"""Results that are asked for in one request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,3 +47,26 @@ def unframe(data: bytes) -> Iterator[Arrived]:
         if at > len(data):
             raise ProtocolError("the answer with results was cut short")
         yield Arrived(str(header["id"]), data[begin:at], saves, record)
+
+
+async def fetch(transport: Transport, outcomes: list[Outcome], patience: Callable[[], float]) -> None:
+    """Have the results of completed jobs come, many in one answer; `patience` as for `persist`."""
+    for start in range(0, len(outcomes), AT_ONCE):
+        await _fetch_some(transport, {one.job: one for one in outcomes[start : start + AT_ONCE]}, patience)
+
+
+async def _fetch_some(transport: Transport, wanted: dict[str, Outcome], patience: Callable[[], float]) -> None:
+    body = json.dumps({"jobs": list(wanted)}).encode()
+
+    async def ask() -> bytes:
+        async with transport.exchange("POST", "/v1/results", content=body, timeout=120.0) as response:
+            return await response.aread()
+
+    for arrived in unframe(await persist(ask, patience)):
+        outcome = wanted.pop(arrived.job)
+        if arrived.error is not None:
+            outcome.lost(arrived.error)
+        else:
+            outcome.fetched(arrived.result)
+    for outcome in wanted.values():
+        outcome.lost(ErrorRecord(code="not_found", detail=f"the service sent no result of job {outcome.job}"))

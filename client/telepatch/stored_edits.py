@@ -78,7 +78,7 @@ class StoredEdit:
         return f"<edit '{self.name}' of {self.model}, takes {', '.join(self.arguments) or 'nothing'}>"
 
 
-def store(courier: Courier, name: str, whole: Travelling, *, shown: bool) -> None:
+def store(courier: Courier, name: str, whole: Travelling, *, shown: bool | None) -> None:
     """Have the service keep an edit, with the arrays in it as uploads.
 
     Raises:

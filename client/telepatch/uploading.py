@@ -52,7 +52,7 @@ class File:
 class Sending(Progress):
     """A line that says how much of a file has been sent."""
 
-    def __init__(self, file: File, *, shown: bool) -> None:
+    def __init__(self, file: File, *, shown: bool | None) -> None:
         super().__init__((), shown=shown)
         self._size = len(file.data)
         self._sent = 0

@@ -7,13 +7,17 @@ fire, in which order, and which axes of each tensor count rows and positions (`A
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from telepatch_protocol.dtypes import ITEM_BYTES, is_integer
+from telepatch_protocol.newest import Newest
+
+_FOUND = 10_000
 
 Axis = int | Literal["row", "pos", "target", "row*pos"] | None
 """One axis of a tensor: a fixed size, the rows of the batch, the positions of the input, those of what a decoder is
@@ -335,6 +339,18 @@ class ModelCard(Frozen):
         """Events at which a wider tensor than before leaves a module: order, and bytes for each row and position."""
         most = accumulate((width for _, width in self.leaving), max)
         return tuple((order, width) for (order, own), width in zip(self.leaving, most, strict=True) if own == width)
+
+    @cached_property
+    def found(self) -> Newest[Hashable, Any]:
+        """What was looked up in it lately: few places of a model are asked for over and over."""
+        return Newest(_FOUND)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; what was worked out of the card is not taken along."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
     @cached_property
     def children(self) -> dict[str, tuple[str, ...]]:

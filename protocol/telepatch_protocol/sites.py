@@ -137,6 +137,14 @@ def of_forward(site: Site, *, backward: bool) -> Site:
 
 def native_path(card: ModelCard, path: str) -> str:
     """The model's own path for `path`, which may begin with a standard alias."""
+    known: str | None = card.found.get(path)
+    if known is None:
+        known = _native_path(card, path)
+        card.found.put(path, known)
+    return known
+
+
+def _native_path(card: ModelCard, path: str) -> str:
     segments = path.split(".")
     if (segments[0] if segments else "") in card.children.get("", ()):
         return path
@@ -169,6 +177,14 @@ def find(card: ModelCard, site: Site, call: int | None = None) -> tuple[Found, .
         UnknownSite: no such module, port, leaf or parameter; the message says what exists there.
         NotYetSupported: a port that this version does not execute.
     """
+    known: tuple[Found, ...] | None = card.found.get((site, call))
+    if known is None:
+        known = _find(card, site, call)
+        card.found.put((site, call), known, len(known))
+    return known
+
+
+def _find(card: ModelCard, site: Site, call: int | None) -> tuple[Found, ...]:
     path = native_path(card, site.path)
     if not site.starred:
         return (_find_one(card, path, site, call),)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from telepatch_protocol import PROTOCOL
 from telepatch_protocol.errors import VersionError
-from telepatch_protocol.graph import Graph, Repeat
-from telepatch_protocol.subgraphs import all_nodes, all_runs, logs_in
+from telepatch_protocol.graph import Graph, Log, Repeat
+from telepatch_protocol.subgraphs import all_nodes, all_runs
 
 _SETTINGS = ("min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")
 SINCE = {"edits": 1, "adapters": 1, "logs": 1, "repeats with 'most'": 1, "the settings " + ", ".join(_SETTINGS): 1}
@@ -16,16 +16,17 @@ SINCE = {"edits": 1, "adapters": 1, "logs": 1, "repeats with 'most'": 1, "the se
 
 def _used(graph: Graph) -> Iterator[str]:
     """What of it a document uses."""
-    if graph.edits or any(invoke.edits for run in all_runs(graph) for invoke in run.invokes):
+    runs, nodes = list(all_runs(graph)), list(all_nodes(graph))
+    if graph.edits or any(invoke.edits for run in runs for invoke in run.invokes):
         yield "edits"
-    settings = (run.generate.model_fields_set for run in all_runs(graph) if run.generate is not None)
+    settings = (run.generate.model_fields_set for run in runs if run.generate is not None)
     if any(not found.isdisjoint(_SETTINGS) for found in settings):
         yield "the settings " + ", ".join(_SETTINGS)
     if graph.options.adapter is not None:
         yield "adapters"
-    if any(True for _ in logs_in(graph)):
+    if any(isinstance(node, Log) for node in nodes):
         yield "logs"
-    if any(isinstance(node, Repeat) and node.most is not None for node in all_nodes(graph)):
+    if any(isinstance(node, Repeat) and node.most is not None for node in nodes):
         yield "repeats with 'most'"
 
 

@@ -172,3 +172,34 @@ async def test_waiting_for_jobs_ends_in_time_with_those_that_have_ended(lane: La
     await lane.cancel("bob", theirs.id)
     ids = [done.id, queued.id, theirs.id, new_job_id()]
     assert await hub.wait_for("ada", ids, 0.2) == {done.id}
+
+
+async def test_a_step_that_moves_many_jobs_knocks_once_and_what_matters_is_heard_at_once(
+    lane: Lane, client: redis.asyncio.Redis
+) -> None:
+    async with client.pubsub() as door:
+        await door.subscribe(keys.DOORBELL)
+        jobs = [new() for _ in range(5)] + [new("bob")]
+        await lane.submit(jobs)
+        taken = await lane.take("gpt2", "w1", max_jobs=6)
+        await lane.complete(taken[0].id, "w1", saves={}, result=b"")
+        knocks = []
+        while (found := await door.get_message(timeout=0.2)) is not None:
+            knocks += [found["data"].decode()] if found["type"] == "message" else []
+    assert sorted(knocks[:2]) == sorted(knocks[2:4]) == ["soon ada", "soon bob"]
+    assert knocks[4:] == [taken[0].person]
+
+
+async def test_that_a_job_has_begun_is_heard_soon_though_nothing_follows(lane: Lane, hub: EventHub) -> None:
+    async with hub.listen("ada") as stream:
+        await lane.submit([new()])
+        await lane.take("gpt2", "w1")
+        async with asyncio.timeout(2):
+            assert [event.type for event in await some(stream, 2)] == ["queued", "running"]
+
+
+async def test_what_is_new_comes_in_one_bunch(lane: Lane, hub: EventHub) -> None:
+    jobs = [new() for _ in range(3)]
+    await lane.submit(jobs)
+    async with hub.bunches("ada", START) as bunches, asyncio.timeout(2):
+        assert [event.job for event in await anext(bunches)] == [job.id for job in jobs]

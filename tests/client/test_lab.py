@@ -20,6 +20,7 @@ import pytest
 
 import telepatch
 from telepatch import courier
+from telepatch.courier import LINGER_S
 from telepatch.lab import Lab
 from telepatch_protocol.errors import (
     BadArgument,
@@ -301,7 +302,7 @@ def test_a_gateway_that_stays_away_is_given_up(
     gateway = module.Gateway(card)
     gateway.hold.clear()
     with module.serving(gateway) as url:
-        lab = telepatch.connect(url)
+        lab = telepatch.connect(url, progress=True)
         value = one(lab)
         lab.flush()
     with pytest.raises(ConnectionFailed, match="given up after 1 s") as caught:
@@ -347,6 +348,16 @@ def test_large_results_are_fetched_once(lab: Lab, gateway: Any) -> None:
     value.numpy()
     value.numpy()
     assert len(gateway.fetches) == 1
+
+
+def test_very_many_results_are_fetched_in_several_requests(
+    lab: Lab, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telepatch.results.AT_ONCE", 2)
+    gateway.inline = False
+    model = lab.model("tiny")
+    assert len(telepatch.gather([one(lab, f"p{at}", model) for at in range(5)])) == 5
+    assert [len(jobs) for jobs in gateway.fetches] == [2, 2, 1]
 
 
 def test_a_result_that_is_gone_says_so(lab: Lab, gateway: Any) -> None:
@@ -470,13 +481,55 @@ def _look_at_each(lab: Lab) -> int:
 
 def test_progress_is_shown_when_it_takes_long(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     gateway.hold.clear()
-    with telepatch.connect(gateway.url) as lab:
+    with telepatch.connect(gateway.url, progress=True) as lab:
         value = one(lab)
         threading.Timer(1.0, gateway.hold.set).start()
         value.numpy()
         assert "telepatch: queued" in capsys.readouterr().err
         one(lab).numpy()
         assert capsys.readouterr().err == ""
+
+
+def test_progress_counts_the_jobs_of_a_whole_loop(
+    gateway: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telepatch.progress.PATIENCE_S", 0.05)
+    with telepatch.connect(gateway.url, progress=True) as lab:
+        one(lab).numpy()
+        gateway.hold.clear()
+        model = lab.model("tiny")
+        values = [one(lab, f"p{at}", model) for at in range(5)]
+        threading.Timer(0.6, gateway.hold.set).start()
+        values[2].numpy()
+        assert "] 0 of 5 done; " in capsys.readouterr().err
+
+
+def test_a_loop_shares_requests_while_earlier_traces_are_under_way(lab: Lab, gateway: Any) -> None:
+    gateway.hold.clear()
+    model = lab.model("tiny")
+    one(lab, "first", model)
+    lab.flush()
+    begun = time.monotonic()
+    for at in range(20):
+        one(lab, f"p{at}", model)
+        time.sleep(0.002)
+    passed = time.monotonic() - begun
+    gateway.hold.set()
+    lab.wait()
+    assert len(gateway.posts) <= 3 + passed / LINGER_S
+
+
+def test_who_looks_does_not_wait_for_others_to_come(lab: Lab, gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telepatch.courier.LINGER_S", 30.0)
+    model = lab.model("tiny")
+    gateway.hold.clear()
+    one(lab, "first", model)
+    lab.flush()
+    value = one(lab, "second", model)
+    threading.Timer(0.05, gateway.hold.set).start()
+    begun = time.monotonic()
+    value.numpy()
+    assert time.monotonic() - begun < 10.0
 
 
 def test_pending_work_is_bounded(lab: Lab, gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import sys
@@ -13,7 +14,7 @@ from telepatch.events import Frame, frames
 from telepatch.inplace import stores_into_item
 from telepatch.lines import Place, here, points_home
 from telepatch.outcome import Outcome
-from telepatch.progress import describe
+from telepatch.progress import Progress, describe
 from telepatch.results import unframe
 from telepatch.settings import Settings
 from telepatch_protocol.errors import BadArgument, ProtocolError
@@ -60,18 +61,19 @@ def test_errors_point_at_the_author_once() -> None:
     assert (caught.value.file, caught.value.line) == ("elsewhere.py", 7)
 
 
-async def test_frames_are_read_from_lines() -> None:
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_frames_are_read_from_pieces_of_any_size(size: int) -> None:
     text = (
         "retry: 1000\nid: 4-0\n\n: heartbeat\n\n"
-        "id: 5-0\nevent: queued\ndata: {\ndata: }\n\nid: 6-0\nevent: missed\ndata: x"
-    )
+        "id: 5-0\nevent: queued\ndata: {\ndata: é}\n\nid: 6-0\r\nevent: missed\r\ndata: x\r\n\r\nid: cut short\n"
+    ).encode()
 
-    async def lines() -> AsyncIterator[str]:
-        for line in [*text.split("\n"), ""]:
-            yield line
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(text), size):
+            yield text[at : at + size]
 
-    found = [frame async for frame in frames(lines())]
-    assert found == [Frame("4-0"), Frame("5-0", "queued", "{\n}"), Frame("6-0", "missed", "x")]
+    found = [frame async for frame in frames(pieces())]
+    assert found == [Frame("4-0"), Frame("5-0", "queued", "{\né}"), Frame("6-0", "missed", "x")]
 
 
 def test_results_are_unframed_and_cut_answers_refused() -> None:
@@ -87,18 +89,57 @@ def test_results_are_unframed_and_cut_answers_refused() -> None:
             list(unframe(whole[:length]))
 
 
-def test_progress_says_where_the_first_unfinished_job_is() -> None:
-    def outcome(state: str, position: int | None = None) -> Outcome:
-        found = Outcome("id", None)  # type: ignore[arg-type]
-        found.move(state, position)
-        return found
+def outcome(state: str, position: int | None = None) -> Outcome:
+    """What is known of a job that has not ended."""
+    found = Outcome("id", None)  # type: ignore[arg-type]
+    found.move(state, position)
+    return found
 
+
+def test_progress_says_where_the_first_unfinished_job_is() -> None:
     assert describe([outcome("queued", 2)]) == "queued, number 3 in line"
-    assert describe([outcome("running"), outcome("pending")]) == "0 of 2 jobs done; running"
+    assert describe([outcome("running"), outcome("pending")]) == "running"
     done = outcome("running")
     done.complete({}, b"")
-    assert describe([done, outcome("waiting")]) == "1 of 2 jobs done; waiting for the value of another job"
+    assert describe([done, outcome("waiting")]) == "waiting for the value of another job"
     assert describe([done]) == "fetching the result"
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_over_all_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telepatch.progress.PATIENCE_S", 0.0)
+    monkeypatch.setattr("telepatch.progress._REDRAWN_S", 0.0)
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    done = 0
+    with Progress([outcome("running")], counted=lambda: (done, 144)) as progress:
+        progress.tick()
+        done = 72
+        progress.tick()
+    first, second, cleared, after = screen.getvalue().removeprefix("\r").split("\r")
+    assert first.startswith("telepatch: [....................] 0 of 144 done; running (0.")
+    assert second.startswith("telepatch: [##########..........] 72 of 144 done; running (0.")
+    assert (cleared.strip(), len(cleared) >= len(second.rstrip()), after) == ("", True, "")
+
+
+def test_progress_is_for_people_who_watch_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("telepatch.progress.PATIENCE_S", 0.0)
+    monkeypatch.setattr("telepatch.progress._EVERY_S", 0.0)
+    for shown, lines in ((None, 0), (False, 0), (True, 11)):
+        done = iter(range(101))
+        with Progress([outcome("running")], counted=lambda done=done: (next(done), 100), shown=shown) as progress:
+            for _ in range(101):
+                progress.tick()
+        said = capsys.readouterr().err
+        assert said.count("\n") == lines  # a log gets a line for each tenth
+        assert "\r" not in said
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,3 +96,11 @@ def test_a_starred_site_over_modules_of_different_shapes_is_refused(card: ModelC
     )
     with pytest.raises(UnknownSite, match="different shapes"):
         find(ModelCard.model_validate({**card.model_dump(), "modules": modules}), "layers.*:output")
+
+
+def test_a_card_that_was_changed_remembers_nothing_of_the_one_before(card: ModelCard):
+    assert find(card, "layers.2:output") == find(card, "layers.2:output")
+    fewer = card.model_copy(update={"modules": tuple(one for one in card.modules if "layers.2" not in one.path)})
+    with pytest.raises(UnknownSite):
+        find(fewer, "layers.2:output")
+    assert "layers.2" not in fewer.by_path

@@ -16,6 +16,7 @@ import pytest
 from telepatch_protocol.errors import ExecutionError
 from telepatch_protocol.jobs import Event, new_job_id
 from telepatch_protocol.tensors import Tensor, decode
+from telepatch_server.routes.events import TOGETHER
 
 Make = Callable[..., dict[str, Any]]
 
@@ -136,6 +137,17 @@ def test_large_results_do_not_ride_along(http: httpx.Client, worker: Any, graph:
     with listening(http) as stream:
         http.post("/v1/jobs", json=submit(graph()))
         assert "result" not in stream.until("completed")[-1].data
+
+
+def test_of_many_results_that_are_told_together_the_first_ride_along(
+    http: httpx.Client, worker: Any, graph: Make, submit: Make
+) -> None:
+    worker.behave = lambda job: {"h": Tensor.of(np.zeros(25_000, np.float32))}
+    answer = http.post("/v1/jobs?wait=10", json=submit(*[graph()] * 5)).json()
+    with listening(http, headers={"Last-Event-ID": answer["events"]}) as stream:
+        ended = [event.data for _ in answer["jobs"] for event in stream.until("completed") if event.type == "completed"]
+    assert ["result" in data for data in ended] == [True, True, False, False, False]
+    assert sum(data["bytes"] for data in ended if "result" in data) <= TOGETHER
 
 
 def test_a_quiet_stream_shows_that_it_is_alive(http: httpx.Client) -> None:

@@ -38,11 +38,19 @@ local function read(id)
   return job
 end
 
+-- Nobody can look before the script has ended, so one knock for each person is enough. That a job waits, or has begun,
+-- is told in passing: whoever listens hears it soon (events.py), or with the next thing that matters.
+local PASSING = { waiting = true, queued = true, running = true }
+local rung = {}
+
 local function event(job, kind, at, data)
   local key = person_key(job.person, 'events')
   redis.call('XADD', key, 'MAXLEN', '~', EVENTS_KEPT, '*', 'type', kind, 'job', job.id, 'at', at, 'data', data)
-  redis.call('PEXPIRE', key, EVENTS_KEPT_FOR)
-  redis.call('PUBLISH', 'telepatch:doorbell', job.person)
+  if not rung[job.person] then redis.call('PEXPIRE', key, EVENTS_KEPT_FOR) end
+  local knock = PASSING[kind] and 'soon ' .. job.person or job.person
+  if rung[job.person] == knock or rung[job.person] == job.person then return end
+  rung[job.person] = knock
+  redis.call('PUBLISH', 'telepatch:doorbell', knock)
 end
 
 -- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from telepatch_broker.events import check_place
 from telepatch_broker.jobs import Result
-from telepatch_protocol.jobs import Event
+from telepatch_protocol.jobs import INLINE_LIMIT, Event
 from telepatch_server.auth import PROTECTED, Person
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
@@ -22,6 +22,11 @@ router = APIRouter(
     prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
 )
 
+TOGETHER = INLINE_LIMIT
+"""Bytes of results that come with events that are told together; the others are fetched, many in one request, which
+costs about as much as this many bytes do in base64."""
+
+_PIECE = 64 * 1024
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -45,13 +50,14 @@ async def _stream(person: str, found: Services, start: str, missed: bool, only: 
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
-    async with found.hub.listen(person, start) as arriving:
-        async for event in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-            if event is None:
+    async with found.hub.bunches(person, start) as arriving:
+        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            events = [event for event in bunch if not only or event.job in only]
+            if events:
+                async for text in _told(events, person, found):
+                    yield text
+            elif not bunch:
                 yield ": heartbeat\n\n"
-            elif not only or event.job in only:
-                whole = await _with_result(event, person, found)
-                yield frame(event.id, event.type, whole.model_dump(mode="json", exclude_none=True))
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:
@@ -60,9 +66,9 @@ def frame(place: str, type: str, data: dict[str, Any]) -> str:
 
 
 async def _with_pauses(
-    arriving: AsyncIterator[Event], seconds: float, closing: asyncio.Event
-) -> AsyncIterator[Event | None]:
-    """Events as they come, and None whenever none came for so long; ends when the gateway does."""
+    arriving: AsyncIterator[list[Event]], seconds: float, closing: asyncio.Event
+) -> AsyncIterator[list[Event]]:
+    """Events as they come, and none of them whenever none came for so long; ends when the gateway does."""
     end = asyncio.ensure_future(closing.wait())
     coming = asyncio.ensure_future(_next(arriving))
     try:
@@ -73,7 +79,7 @@ async def _with_pauses(
                 yield coming.result()
                 coming = asyncio.ensure_future(_next(arriving))
             elif not end.done():
-                yield None
+                yield []
     finally:
         # The stream of the hub can only be closed when nobody waits in it any more.
         coming.cancel()
@@ -81,16 +87,35 @@ async def _with_pauses(
         await asyncio.gather(coming, end, return_exceptions=True)
 
 
-async def _next(arriving: AsyncIterator[Event]) -> Event:
+async def _next(arriving: AsyncIterator[list[Event]]) -> list[Event]:
     return await anext(arriving)
 
 
-async def _with_result(event: Event, person: str, found: Services) -> Event:
-    """A completed event with the result in it, if that is small and still there."""
-    if event.type != "completed":
-        return event
-    result = (await found.lane.results(person, [event.job]))[event.job]
-    if not isinstance(result, Result) or result.inline is None:
-        return event
-    inline = base64.b64encode(result.inline).decode()
-    return event.model_copy(update={"data": event.data | {"result": inline}})
+async def _told(events: list[Event], person: str, found: Services) -> AsyncIterator[str]:
+    """Frames of events, as many together as make a piece worth sending; small results that are still there in them."""
+    results = await _riding(events, person, found)
+    piece: list[str] = []
+    size = 0
+    for event in events:
+        whole = {"id": event.id, "type": event.type, "job": event.job, "at": event.at, "data": event.data}
+        if event.type == "completed" and event.job in results:
+            whole["data"] = event.data | {"result": base64.b64encode(results[event.job]).decode()}
+        piece.append(frame(event.id, event.type, whole))
+        size += len(piece[-1])
+        if size > _PIECE:
+            yield "".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield "".join(piece)
+
+
+async def _riding(events: list[Event], person: str, found: Services) -> dict[str, bytes]:
+    """Results that come with their events: small ones, as many as are not better fetched."""
+    jobs: list[str] = []
+    left = TOGETHER
+    for event in events:
+        if event.type == "completed" and 0 < (size := event.data.get("bytes") or 0) <= left:
+            jobs.append(event.job)
+            left -= size
+    kept = await found.lane.results(person, jobs) if jobs else {}
+    return {job: one.inline for job, one in kept.items() if isinstance(one, Result) and one.inline is not None}
