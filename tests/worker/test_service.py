@@ -356,6 +356,24 @@ async def test_leases_are_kept_while_a_batch_takes_longer_than_they_last(desk, s
     assert (await desk.lane.status("ada", job.id)).attempts == 1
 
 
+async def test_jobs_are_read_while_a_forward_runs_and_go_back_if_the_worker_stops_before_theirs(desk, slow):
+    begun = slow(0.6)
+    first, second, third = [desk.job(*sleeper(desk.build), ids=[1, 2, at]) for at in range(3)]
+    async with desk.worker() as serving:
+        await desk.submit(first)
+        await desk.ended(first.id)
+        begun.clear()
+        await desk.submit(second)
+        await asyncio.to_thread(begun.wait, 10)
+        await desk.submit(third)
+        await desk.until(third.id, "running")
+        assert await desk.state(second.id) == "running"
+        serving.stop()
+    assert [await desk.state(one.id) for one in (second, third)] == ["completed", "queued"]
+    async with desk.worker("w2"):
+        assert set((await desk.ended(third.id)).values()) == {"completed"}
+
+
 async def test_asked_to_stop_it_finishes_what_it_began_and_gives_back_the_rest(desk, slow, monkeypatch):
     begun = slow(0.4)
     jobs = [desk.job(*sleeper(desk.build), ids=[1, 2, at]) for at in range(3)]

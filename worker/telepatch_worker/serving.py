@@ -39,6 +39,9 @@ _PAUSE_SECONDS = 1.0
 _TURN_SECONDS = 0.05
 _LONGEST_TURN_SECONDS = 1.0
 _PUT_DOWN_SECONDS = 5.0
+_AHEAD = 0.6
+"""The part of a turn, by the length of the last one, after which jobs for the next one are taken."""
+_SHORT_SECONDS = 0.05
 _LOOK_SECONDS = 0.005
 """Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
 
@@ -76,6 +79,8 @@ class Serving:
         self._floor: Floor | None = None
         self._long: Turns | None = None
         self._took = 0.0
+        self._last = 0.0
+        self._next: dict[str, Task] = {}
 
     @property
     def running(self) -> int:
@@ -112,11 +117,11 @@ class Serving:
 
     async def _turn(self) -> None:
         """New jobs, if there is room for some, and a turn for everybody in hand."""
-        taken = await self._take()
-        if taken:
-            await self._receive(taken)
+        await self._receive(await self._take())
         if self._on_the_floor:
-            await self._compute()
+            computing = asyncio.create_task(self._compute())
+            await self._ahead(computing)
+            await computing
         if self._long and not (self._on_the_floor and self._took < _TURN_SECONDS):
             await self._long_turn(self._long)
 
@@ -125,8 +130,12 @@ class Serving:
         settings = self.settings
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         # results of jobs that have ended wait in memory: they count, so that there are never many
+        waiting, tokens = (
+            waiting + len(self._next),
+            tokens + sum(one.cost for id, one in self._mine.items() if id in self._next),
+        )
         jobs = min(settings.worker_batch_jobs - waiting, 2 * settings.worker_batch_jobs - len(self._storing))
-        idle = not self._long and not self._on_the_floor
+        idle = not self._long and not self._on_the_floor and not self._next
         if jobs < 1 or tokens >= settings.worker_batch_tokens:
             if idle:
                 await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
@@ -142,16 +151,52 @@ class Serving:
             wait_seconds=_WAIT_SECONDS if idle else 0.0,
         )
 
+    async def _ahead(self, computing: asyncio.Task[None]) -> None:
+        """While a forward runs that takes a while, take and read jobs for the next one."""
+        if self._last < _SHORT_SECONDS or self._next:
+            return
+        await asyncio.wait({computing}, timeout=_AHEAD * self._last)
+        if not computing.done() and not self._stop.is_set():
+            await self._safely(self._take_ahead())
+
+    def _ahead_tokens(self) -> int:
+        return sum(job.cost for id, job in self._mine.items() if id in self._next)
+
+    async def _take_ahead(self) -> None:
+        settings = self.settings
+        taken = await self.lane.take(
+            self.model,
+            self.worker,
+            max_jobs=max(1, settings.worker_batch_jobs - len(self._storing)),
+            max_tokens=settings.worker_batch_tokens,
+            max_long=0,
+            lease_seconds=settings.worker_lease_seconds,
+        )
+        self._next |= {task.id: task for task in await self._read(taken)}
+
     async def _receive(self, taken: Sequence[TakenJob]) -> None:
-        """Take in hand what was taken at once."""
+        """Take in hand what was taken at once, and what was taken ahead."""
+        tasks = [*self._next.values(), *await self._read(taken)]
+        self._next = {}
+        if not tasks:
+            return
+        try:
+            await self._admit([task for task in tasks if not trains(task.graph)])
+            await self._begin([task for task in tasks if trains(task.graph)])
+        except BaseException:
+            self._let_go(task.id for task in tasks)
+            raise
+
+    async def _read(self, taken: Sequence[TakenJob]) -> list[Task]:
+        """Jobs that were taken, with all that they need."""
+        if not taken:
+            return []
         again = {job.id: job.attempt for job in taken if job.attempt > 1}
         _log.info("jobs_taken", jobs={job.id: job.person for job in taken}, attempts=again)
         self._mine |= {job.id: job for job in taken}
         self._lost -= self._mine.keys()
         try:
-            tasks = [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
-            await self._admit([task for task in tasks if not trains(task.graph)])
-            await self._begin([task for task in tasks if trains(task.graph)])
+            return [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
         except BaseException:
             self._let_go(job.id for job in taken)
             raise
@@ -183,7 +228,8 @@ class Serving:
             self._let_go(self._floor.jobs)
             self._floor = None
             raise
-        self._took += time.perf_counter() - began
+        self._last = time.perf_counter() - began
+        self._took += self._last
 
     def _let_go(self, jobs: Iterable[str]) -> None:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
