@@ -140,7 +140,7 @@ def test_values_that_only_running_shows_to_be_too_many_are_refused_on_the_way(li
     monkeypatch.setattr(engine, "limits", BatchLimits(rows=4))
     monkeypatch.setattr(
         "telepatch_protocol.prepared.price", lambda checked, card: None
-    )  # which refuses what it can foresee
+    )
     looks: list[int] = []
     [outcome] = engine.run([growing(build, kind)], cancelled=lambda: looks.append(1) or set())
     assert isinstance(outcome.error, TooLarge)
