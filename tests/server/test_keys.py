@@ -45,6 +45,21 @@ def test_a_running_gateway_sees_keys_come_and_go(file: Path) -> None:
     assert ring.person(ada) is None
 
 
+def test_a_key_that_was_good_is_known_without_hashing_against_all_and_not_after_it_was_removed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [keys.add(file, f"person-{number}") for number in range(5)]
+    ring, hashed = keys.KeyRing(file), []
+    real = keys._hash
+    monkeypatch.setattr(keys, "_hash", lambda salt, key: hashed.append(salt) or real(salt, key))
+    assert [ring.person(made[3]) for _ in range(4)] == ["person-3"] * 4
+    assert len(hashed) == 5
+    assert [ring.person("tp_wrong") for _ in range(2)] == [None, None]
+    assert len(hashed) == 15
+    keys.remove(file, "person-3")
+    assert ring.person(made[3]) is None
+
+
 def test_names_are_listed_in_order_and_given_once(file: Path) -> None:
     keys.add(file, "zoe")
     keys.add(file, "ada")

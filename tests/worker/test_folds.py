@@ -138,9 +138,7 @@ def growing(build, kind):
 def test_values_that_only_running_shows_to_be_too_many_are_refused_on_the_way(limited, build, kind, monkeypatch):
     engine = limited(max_bytes=30_000)
     monkeypatch.setattr(engine, "limits", BatchLimits(rows=4))
-    monkeypatch.setattr(
-        "telepatch_protocol.prepared.price", lambda checked, card: None
-    )
+    monkeypatch.setattr("telepatch_protocol.prepared.price", lambda checked, card: None)
     looks: list[int] = []
     [outcome] = engine.run([growing(build, kind)], cancelled=lambda: looks.append(1) or set())
     assert isinstance(outcome.error, TooLarge)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from telepatch_protocol.errors import BadArgument
-from telepatch_worker.settings import Settings
+from telepatch_worker.settings import Settings, let_threads_sleep
 
 
 def test_the_environment_is_read_and_what_is_given_wins():
@@ -50,3 +50,10 @@ def test_a_bad_secret_is_not_repeated():
     with pytest.raises(BadArgument) as caught:
         Settings.from_environment({"TELEPATCH_WORKER_TOKEN": "short"})
     assert "short" not in str(caught.value).replace("should", "")
+
+
+def test_idle_threads_sleep_unless_the_environment_says_otherwise():
+    empty, said = {}, {"OMP_WAIT_POLICY": "ACTIVE"}
+    let_threads_sleep(empty)
+    let_threads_sleep(said)
+    assert (empty, said) == ({"OMP_WAIT_POLICY": "PASSIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"})

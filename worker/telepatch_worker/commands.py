@@ -48,8 +48,10 @@ def run_worker(
       telepatch worker --model smollm2-135m --redis-url redis://localhost:6379/0
       telepatch worker --model ./my-card.toml
     """
+    from telepatch_worker.settings import Settings, let_threads_sleep
+
+    let_threads_sleep()
     from telepatch_worker import service
-    from telepatch_worker.settings import Settings
 
     given: dict[str, Any] = {"model": model, "redis_url": redis_url, "blobs": blobs, "gateway_url": gateway_url}
     with _usage():

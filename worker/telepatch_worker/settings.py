@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -138,3 +138,12 @@ class Torchrun(BaseModel):
             return cls.model_validate({"local_rank": given["rank"], "local_world_size": given["world_size"], **given})
         except ValidationError as error:
             raise BadArgument(f"RANK, WORLD_SIZE and their like are torchrun's to set: {error.errors()[0]}") from None
+
+
+def let_threads_sleep(environment: MutableMapping[str, str] | None = None) -> None:
+    """Threads of PyTorch's that have nothing to do give their core away, unless the environment says otherwise.
+
+    By default they spin, and take the time of the threads that read jobs, hand in results and serve other processes.
+    This has to come before PyTorch is imported.
+    """
+    (os.environ if environment is None else environment).setdefault("OMP_WAIT_POLICY", "PASSIVE")
