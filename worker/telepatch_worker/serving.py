@@ -129,11 +129,9 @@ class Serving:
         """Jobs for which there is room beside those in hand."""
         settings = self.settings
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
+        waiting += len(self._next)
+        tokens += self._ahead_tokens()
         # results of jobs that have ended wait in memory: they count, so that there are never many
-        waiting, tokens = (
-            waiting + len(self._next),
-            tokens + sum(one.cost for id, one in self._mine.items() if id in self._next),
-        )
         jobs = min(settings.worker_batch_jobs - waiting, 2 * settings.worker_batch_jobs - len(self._storing))
         idle = not self._long and not self._on_the_floor and not self._next
         if jobs < 1 or tokens >= settings.worker_batch_tokens:
