@@ -24,7 +24,7 @@ from telepatch_worker.requests import Apply, Work
 from telepatch_worker.values import Value
 
 if TYPE_CHECKING:
-    from telepatch_protocol.card import ModuleCard
+    from telepatch_protocol.card import ModelCard, ModuleCard
     from telepatch_worker.frame import Frame, Model
 
 TOGETHER_BYTES = 32 * 2**20
@@ -78,8 +78,14 @@ def affordable(frame: Frame, nodes: Sequence[Module]) -> list[Module]:
     return found
 
 
-def fulfil(requests: Iterable[Apply], model: Model) -> None:
-    """Apply the modules that are asked for, each once to all that it is to be applied to, as far as there is room."""
+def fulfil(requests: Iterable[Apply], model: Model, card: ModelCard) -> None:
+    """Apply the modules that are asked for, each once to all that it is to be applied to, as far as there is room.
+
+    Args:
+        requests: which modules, to what.
+        model: whose they are.
+        card: of the model; a module is given as many axes as in a forward, since shards of it count on them.
+    """
     alike: dict[tuple[object, ...], list[Apply]] = {}
     for one in requests:
         key = (one.path, one.value.dtype, one.value.shape[-1])
@@ -87,10 +93,18 @@ def fulfil(requests: Iterable[Apply], model: Model) -> None:
     for group in alike.values():
         for some in _chunks(group):
             rows = [one.value.reshape(-1, one.value.shape[-1]) for one in some]
-            found = model.apply(some[0].path, [torch.cat(rows)], {})
+            given = torch.cat(rows)
+            found = model.apply(some[0].path, [given[(None,) * (_axes(card, some[0].path) - given.ndim)]], {})
             assert isinstance(found, torch.Tensor)
-            for one, part in zip(some, found.split([len(own) for own in rows]), strict=True):
+            parts = found.reshape(len(given), -1).split([len(own) for own in rows])
+            for one, part in zip(some, parts, strict=True):
                 one.found = part.reshape(*one.value.shape[:-1], part.shape[-1])
+
+
+def _axes(card: ModelCard, path: str) -> int:
+    """How many axes a module's input has in a forward."""
+    port = card.by_path[path].input
+    return 0 if port is None else len(port.leaves[port.primary].axes)
 
 
 def _chunks(group: Sequence[Apply]) -> Iterator[list[Apply]]:

@@ -241,7 +241,7 @@ class Engine:
         """The modules that some jobs apply next."""
         wanted = [one for run in runs if run.error is None for one in run.wanted if isinstance(one, Apply)]
         with torch.no_grad():
-            applying.fulfil(wanted, self.model)
+            applying.fulfil(wanted, self.model, self.card)
 
     def backward(self, runs: Sequence[Running]) -> None:
         """The gradients that some jobs need next."""
