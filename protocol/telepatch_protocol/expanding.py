@@ -21,6 +21,7 @@ from telepatch_protocol.fragments import Fragment, inside
 from telepatch_protocol.graph import Applied, Each, Graph, Invoke, Node, Repeat, Run, SubGraph
 from telepatch_protocol.refs import Ref
 from telepatch_protocol.renaming import Renaming
+from telepatch_protocol.structural import structural
 from telepatch_protocol.subgraphs import STEP, all_nodes, all_runs, bodies_of
 from telepatch_protocol.versions import labelled
 from telepatch_protocol.within import Within
@@ -87,7 +88,8 @@ def names_of(graph: Graph) -> set[str]:
     return {one.name for run in all_runs(graph) for invoke in run.invokes for one in invoke.edits} - graph.edits.keys()
 
 
-def applies_edits(graph: Graph) -> bool:
+@structural
+def applies_edits(graph: Graph | SubGraph) -> bool:
     """Whether it has any to put in place."""
     return any(invoke.edits for run in all_runs(graph) for invoke in run.invokes)
 

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from telepatch_protocol import refs
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.graph import Fit, Graph, Invoke, Map, SubGraph
+from telepatch_protocol.structural import structural
 from telepatch_protocol.subgraphs import all_runs, bodies_of
 
 
@@ -27,18 +28,21 @@ def given(graph: Graph) -> Iterator[tuple[Invoke, JsonValue]]:
             yield invoke, found
 
 
-def _invokes(graph: Graph) -> Iterator[tuple[Invoke, Mapping[str, JsonValue]]]:
+@structural
+def _invokes(graph: Graph | SubGraph) -> list[tuple[Invoke, Mapping[str, JsonValue]]]:
     """Each invoke, at any depth, with what the maps around it go over."""
+    found: list[tuple[Invoke, Mapping[str, JsonValue]]] = []
     waiting: list[tuple[Graph | SubGraph, Mapping[str, JsonValue]]] = [(graph, {})]
     while waiting:
         scope, spans = waiting.pop()
-        yield from ((invoke, spans) for run in scope.runs for invoke in run.invokes)
+        found += [(invoke, spans) for run in scope.runs for invoke in run.invokes]
         inner = [
             (body.graph, {**spans, **node.over} if isinstance(node, Map | Fit) else spans)
             for node in scope.nodes
             for body in bodies_of(node)
         ]
         waiting += reversed(inner)
+    return found
 
 
 def texts(graph: Graph) -> Iterator[tuple[str, str]]:

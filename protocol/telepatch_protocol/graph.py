@@ -412,16 +412,15 @@ class Graph(Frozen):
 
     def with_constants(self, constants: Mapping[str, JsonValue]) -> Graph:
         """The same structure with other constants, of the same names."""
-        key = self.structure_key
         found = self.model_copy(update={"constants": dict(constants)})
         if constants.keys() == self.constants.keys():
-            found.__dict__["structure_key"] = key
+            found.__dict__["noted"] = self.noted
         return found
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Graph:
         """As pydantic's; what was worked out of the structure is not taken along."""
         found = super().model_copy(update=update, deep=deep)
-        found.__dict__.pop("structure_key", None)
+        found.__dict__.pop("noted", None)
         return found
 
     def structure(self) -> str:
@@ -431,9 +430,17 @@ class Graph(Frozen):
         return json.dumps(shape, sort_keys=True, separators=(",", ":"))
 
     @cached_property
+    def noted(self) -> dict[Any, Any]:
+        """What was found out about the structure, shared by its variants; see `telepatch_protocol.structural`."""
+        return {}
+
+    @property
     def structure_key(self) -> str:
         """A digest of the structure: equal for variants of one shape."""
-        return hashlib.sha256(self.structure().encode()).hexdigest()
+        key: str | None = self.noted.get("key")
+        if key is None:
+            key = self.noted["key"] = hashlib.sha256(self.structure().encode()).hexdigest()
+        return key
 
     def place_of(self, node: str | None) -> tuple[str | None, int | None]:
         """File and line of a node in the author's program, where known."""

@@ -13,6 +13,8 @@ from telepatch_protocol.wire import from_dict, read_json
 MAX_CHARACTERS = 2**24
 """Of all structures that are kept, together."""
 
+_STRUCTURE = "structure as it came"
+
 
 class Reader:
     """Reads documents, and keeps their structures.
@@ -25,7 +27,7 @@ class Reader:
     """
 
     def __init__(self, characters: int = MAX_CHARACTERS) -> None:
-        self._kept: Newest[str, Graph] = Newest(characters)
+        self._kept: Newest[tuple[str, ...], Graph] = Newest(characters)
 
     def decode(self, data: bytes | str) -> Graph:
         """As `wire.decode`.
@@ -44,10 +46,24 @@ class Reader:
         constants = found.get("constants", {}) if isinstance(found, dict) else None
         if not isinstance(found, dict) or not isinstance(constants, dict):
             return from_dict(found)
-        structure = json.dumps({**found, "constants": [*constants]}, separators=(",", ":"))
-        known = self._kept.get(structure)
+        structure = _json({name: value for name, value in found.items() if name != "constants"})
+        key = (structure, *constants)
+        known = self._kept.get(key)
         if known is not None:
             return known.with_constants(constants)
         graph = from_dict(found)
-        self._kept.put(structure, graph, len(structure))
+        graph.noted[_STRUCTURE] = structure
+        self._kept.put(key, graph, len(structure) + sum(map(len, constants)))
         return graph
+
+
+def text_of(graph: Graph) -> str:
+    """A document as JSON; where a `Reader` has read it, or a variant of it, only its constants are written anew."""
+    structure: str | None = graph.noted.get(_STRUCTURE)
+    if structure is None:
+        return graph.to_json()
+    return f'{structure[:-1]},"constants":{_json(graph.constants)}}}'
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -23,6 +23,7 @@ from telepatch_protocol.graph import (
     Run,
     SubGraph,
 )
+from telepatch_protocol.structural import structural
 
 MAX_DEPTH = 8
 """How deep sub-graphs may nest."""
@@ -107,8 +108,13 @@ def settings_of(generate: Generate) -> list[Arg]:
     return list(dict(generate).values())
 
 
-def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
+@structural
+def all_nodes(graph: Graph | SubGraph) -> tuple[Node, ...]:
     """Every node, at any depth, those of sub-graphs after the node that carries them, those of runs first."""
+    return tuple(_walked(graph))
+
+
+def _walked(graph: Graph | SubGraph) -> Iterator[Node]:
     stack: list[Iterator[Node]] = [_own_nodes(graph)]
     while stack:
         node = next(stack[-1], None)
@@ -119,6 +125,7 @@ def all_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
         stack.extend(_own_nodes(body.graph) for body in reversed(bodies_of(node)))
 
 
+@structural
 def trains(graph: Graph | SubGraph) -> bool:
     """Whether it has a `fit`; such a job may take so long that it runs slice by slice."""
     return any(isinstance(node, Fit) for node in all_nodes(graph))
@@ -130,12 +137,10 @@ def _own_nodes(graph: Graph | SubGraph) -> Iterator[Node]:
     yield from graph.nodes
 
 
-def all_runs(graph: Graph | SubGraph) -> Iterator[Run]:
+@structural
+def all_runs(graph: Graph | SubGraph) -> tuple[Run, ...]:
     """Every run, at any depth."""
-    yield from graph.runs
-    for node in all_nodes(graph):
-        for body in bodies_of(node):
-            yield from body.graph.runs
+    return (*graph.runs, *(run for node in all_nodes(graph) for body in bodies_of(node) for run in body.graph.runs))
 
 
 def logs_in(graph: Graph | SubGraph) -> Iterator[Log]:
@@ -143,6 +148,7 @@ def logs_in(graph: Graph | SubGraph) -> Iterator[Log]:
     return (node for node in all_nodes(graph) if isinstance(node, Log))
 
 
+@structural
 def has_bodies(graph: Graph | SubGraph) -> bool:
     """Whether any node of it carries sub-graphs."""
     return any(bodies_of(node) for node in graph.nodes)
@@ -150,4 +156,4 @@ def has_bodies(graph: Graph | SubGraph) -> bool:
 
 def has_runs(graph: SubGraph) -> bool:
     """Whether evaluating it takes forwards."""
-    return next(all_runs(graph), None) is not None
+    return bool(all_runs(graph))

@@ -16,7 +16,7 @@ SINCE = {"edits": 1, "adapters": 1, "logs": 1, "repeats with 'most'": 1, "the se
 
 def _used(graph: Graph) -> Iterator[str]:
     """What of it a document uses."""
-    runs, nodes = list(all_runs(graph)), list(all_nodes(graph))
+    runs, nodes = all_runs(graph), all_nodes(graph)
     if graph.edits or any(invoke.edits for run in runs for invoke in run.invokes):
         yield "edits"
     settings = (run.generate.model_fields_set for run in runs if run.generate is not None)

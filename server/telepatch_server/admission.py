@@ -27,7 +27,7 @@ from telepatch_protocol.expanding import Expanded
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import JobSpec, JobStatus, Price, SavedMeta
 from telepatch_protocol.meta import Meta
-from telepatch_protocol.reading import Reader
+from telepatch_protocol.reading import Reader, text_of
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.subgraphs import has_bodies, trains
 from telepatch_server.aligned import refuse_unaligned
@@ -274,7 +274,7 @@ def _draft(
         raise BadArgument(f"two jobs of one submission have the id {spec.id}; each needs its own")
     if not 0 <= spec.document < len(documents):
         raise BadArgument(f"job {spec.id} is of document {spec.document}; there are {len(documents)}, counted from 0")
-    written, document = graphs[spec.document], documents[spec.document]
+    written = graphs[spec.document]
     if isinstance(written, TelepatchError):
         raise written
     if unknown := sorted(spec.constants.keys() - written.constants.keys()):
@@ -283,13 +283,10 @@ def _draft(
     expanded = placed[spec.document] or Expanded(written)
     if isinstance(expanded, TelepatchError):
         raise expanded
-    if expanded.graph is not written:
-        document = expanded.graph.to_dict()
     if spec.constants:
         constants = expanded.graph.constants | spec.constants
         expanded = replace(expanded, graph=expanded.graph.with_constants(constants))
-        document = document | {"constants": constants}
-    return Draft(spec.id, expanded, json.dumps(document, separators=(",", ":")).encode(), uses_of(expanded.graph))
+    return Draft(spec.id, expanded, text_of(expanded.graph).encode(), uses_of(expanded.graph))
 
 
 async def _models(graphs: list[Graph | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:

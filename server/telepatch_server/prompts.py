@@ -13,8 +13,9 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.constants import numbers
 from telepatch_protocol.errors import BadArgument, IndexOutOfRange, ShapeError, TelepatchError
 from telepatch_protocol.given import given, named
-from telepatch_protocol.graph import Graph, Invoke
+from telepatch_protocol.graph import Graph, Invoke, SubGraph
 from telepatch_protocol.messages import chat_key, conversations_of
+from telepatch_protocol.structural import structural
 from telepatch_protocol.subgraphs import all_runs
 from telepatch_protocol.tensors import Tensor
 from telepatch_server.catalogue import Model
@@ -45,7 +46,8 @@ def tokens_of(graph: Graph, model: Model) -> dict[str, list[int]]:
     return found
 
 
-def has_messages(graph: Graph) -> bool:
+@structural
+def has_messages(graph: Graph | SubGraph) -> bool:
     """Whether a chat template has to be rendered for it."""
     return any(invoke.form == "messages" for run in all_runs(graph) for invoke in run.invokes)
 

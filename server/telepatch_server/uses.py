@@ -9,8 +9,9 @@ from pydantic import JsonValue
 
 from telepatch_broker.jobs import Source
 from telepatch_protocol.data import is_digest
-from telepatch_protocol.graph import Call, Graph, Module, Node, Set
+from telepatch_protocol.graph import Call, Graph, Module, Node, Set, SubGraph
 from telepatch_protocol.order import users
+from telepatch_protocol.structural import structural
 from telepatch_protocol.subgraphs import all_nodes, all_runs, arguments_of, bodies_of, inputs_of
 
 
@@ -34,7 +35,7 @@ def uses_of(graph: Graph) -> Uses:
     parents: dict[str, Source] = {}
     data: dict[str, Source] = {}
     tensors: set[str] = set()
-    for form, user in _forms(graph):
+    for form, user in (*_of_constants(graph), *_written(graph)):
         job, tensor, digest = form.get("result"), form.get("tensor"), form.get("data")
         if isinstance(tensor, str):
             tensors.add(tensor)
@@ -45,19 +46,22 @@ def uses_of(graph: Graph) -> Uses:
     return Uses(parents, frozenset(tensors), data)
 
 
-def _forms(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
-    """Every constant form, with the id of the node or invoke that uses it."""
+def _of_constants(graph: Graph) -> Iterator[tuple[dict[str, JsonValue], str | None]]:
+    """Every form among the constants, with the id of the node or invoke that uses it first."""
     forms = {name: value for name, value in graph.constants.items() if isinstance(value, dict)}
-    known = users(graph) if forms else {}
-    for name, form in forms.items():
-        yield form, known.get(name)
-    for run in all_runs(graph):
-        for invoke in run.invokes:
-            for form in _inside(inputs_of(invoke)):
-                yield form, invoke.id
-    for node in all_nodes(graph):
-        for form in _inside(_arguments(node)):
-            yield form, node.id
+    known = _users(graph) if forms else {}
+    yield from ((form, known.get(name)) for name, form in forms.items())
+
+
+_users = structural(users)
+
+
+@structural
+def _written(graph: Graph | SubGraph) -> list[tuple[dict[str, JsonValue], str]]:
+    """Every form among the inputs and arguments themselves, with the id of the invoke or node."""
+    inputs = [(invoke.id, inputs_of(invoke)) for run in all_runs(graph) for invoke in run.invokes]
+    arguments = [(node.id, _arguments(node)) for node in all_nodes(graph)]
+    return [(form, user) for user, values in (*inputs, *arguments) for form in _inside(values)]
 
 
 def _arguments(node: Node) -> list[JsonValue]:

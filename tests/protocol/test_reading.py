@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.wire.golden import compact
 
@@ -53,7 +55,17 @@ def test_other_names_of_constants_are_looked_at_like_everything_else():
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     read: list[object] = []
     monkeypatch.setattr(reading, "from_dict", lambda found: read.append(found) or wire.from_dict(found))
-    reader = Reader(characters=900)
+    reader = Reader(characters=700)
     for name in "abcdabcd":
         reader.decode(compact(DOCUMENT | {"saves": {name: "$h"}}))
     assert len(read) == 8
+
+
+def test_a_document_is_written_as_it_came_with_its_own_constants():
+    reader = Reader()
+    for layer in range(3):
+        graph = reader.decode(variant(layer=layer))
+        assert json.loads(reading.text_of(graph)) == json.loads(variant(layer=layer))
+        assert wire.decode(reading.text_of(graph)) == graph
+    moved = graph.model_copy(update={"saves": {"other": "$h"}})
+    assert wire.decode(reading.text_of(moved)) == moved
