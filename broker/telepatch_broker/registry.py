@@ -8,8 +8,10 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 import redis.asyncio
+from redis.exceptions import RedisError
 
 from telepatch_broker import keys
+from telepatch_broker.connection import is_full
 from telepatch_protocol.card import Frozen, ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound
 from telepatch_protocol.jobs import State
@@ -123,7 +125,13 @@ class Registry:
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
-        await pipeline.execute()
+        try:
+            await pipeline.execute()
+        except RedisError as error:
+            if not is_full(error):
+                raise
+            # What it said before stays true for the most part; it must not look dead.
+            await self._redis.pexpire(keys.worker(worker.id), round(seconds * 1000))
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""

@@ -12,9 +12,18 @@ from redis.commands.core import AsyncScript
 NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
-    "edit_put",
+    "edit_put", "quarantine_drop", "reserve",
 )  # fmt: skip
 """The scripts there are; the steps that they share are in ``common.lua``."""
+
+EVEN_WHEN_FULL = frozenset(NAMES) - {"submit", "note", "edit_put", "upload_begin", "upload_part", "upload_finish"}
+"""Scripts that bring what was accepted to its end, or make room: a server that is full must not refuse these.
+
+Over its ``maxmemory`` it refuses the first command of a script that may take memory, unless another one that writes
+came before. So these begin with one that never takes any.
+"""
+
+_BEGINNING = "redis.call('DEL', 'telepatch:nothing')\n"
 
 
 class Scripts:
@@ -25,7 +34,7 @@ class Scripts:
         folder = files("telepatch_broker") / "scripts"
         common = (folder / "common.lua").read_text()
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(common + (folder / f"{name}.lua").read_text()) for name in NAMES
+            name: client.register_script(common + _first(name) + (folder / f"{name}.lua").read_text()) for name in NAMES
         }
 
     async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:
@@ -41,3 +50,7 @@ class Scripts:
             await self._scripts[name](args=row, client=pipeline)
         found: list[Any] = await pipeline.execute()
         return found
+
+
+def _first(name: str) -> str:
+    return _BEGINNING if name in EVEN_WHEN_FULL else ""

@@ -42,6 +42,9 @@ from telepatch_worker.sources import prepare
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
+_ALIVE = 0.75
+"""For what part of a lease a worker counts as alive after it was heard of: it ends before its leases, which are renewed
+every quarter, so that whoever takes its jobs back can see that it is dead."""
 
 
 def main(settings: Settings) -> None:
@@ -228,12 +231,14 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
     """Serve, and say so, until asked to stop."""
 
     async def beat() -> None:
+        lease = serving.settings.worker_lease_seconds
         while True:
             try:
-                await registry.heartbeat(info.model_copy(update={"running": serving.running}))
+                told = info.model_copy(update={"running": serving.running})
+                await registry.heartbeat(told, seconds=_ALIVE * lease)
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
-            await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(min(_BEAT_SECONDS, lease / 4))
 
     async def listen() -> None:
         await stop.wait()

@@ -29,6 +29,7 @@ from telepatch_worker.long import LongJob, Turns
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
+from telepatch_worker.suspects import Suspects, sort_out
 from telepatch_worker.trouble import as_job_error
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ _PUT_DOWN_SECONDS = 5.0
 _AHEAD = 0.6
 """The part of a turn, by the length of the last one, after which jobs for the next one are taken."""
 _SHORT_SECONDS = 0.05
+_BACK_SECONDS = 0.05
 _LOOK_SECONDS = 0.005
 """Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
 
@@ -81,6 +83,7 @@ class Serving:
         self._took = 0.0
         self._last = 0.0
         self._next: dict[str, Task] = {}
+        self._suspects = Suspects()
 
     @property
     def running(self) -> int:
@@ -127,6 +130,9 @@ class Serving:
 
     async def _take(self) -> Sequence[TakenJob]:
         """Jobs for which there is room beside those in hand."""
+        if self._suspects.closed:
+            await asyncio.sleep(0 if self._on_the_floor else _LOOK_SECONDS)
+            return ()
         settings = self.settings
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         waiting += len(self._next)
@@ -151,7 +157,7 @@ class Serving:
 
     async def _ahead(self, computing: asyncio.Task[None]) -> None:
         """While a forward runs that takes a while, take and read jobs for the next one."""
-        if self._last < _SHORT_SECONDS or self._next:
+        if self._last < _SHORT_SECONDS or self._next or self._suspects.closed:
             return
         await asyncio.wait({computing}, timeout=_AHEAD * self._last)
         if not computing.done() and not self._stop.is_set():
@@ -176,6 +182,7 @@ class Serving:
         """Take in hand what was taken at once, and what was taken ahead."""
         tasks = [*self._next.values(), *await self._read(taken)]
         self._next = {}
+        tasks = self._suspects.part(tasks, self._mine, empty=not self._on_the_floor)
         if not tasks:
             return
         try:
@@ -187,12 +194,15 @@ class Serving:
 
     async def _read(self, taken: Sequence[TakenJob]) -> list[Task]:
         """Jobs that were taken, with all that they need."""
+        taken, back = sort_out(taken, self._mine, self._lost)
+        if back:
+            await self.lane.give_back(self.worker, back)
+            await asyncio.sleep(_BACK_SECONDS)
         if not taken:
             return []
         again = {job.id: job.attempt for job in taken if job.attempt > 1}
         _log.info("jobs_taken", jobs={job.id: job.person for job in taken}, attempts=again)
         self._mine |= {job.id: job for job in taken}
-        self._lost -= self._mine.keys()
         try:
             return [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
         except BaseException:
@@ -233,6 +243,8 @@ class Serving:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
         for job in list(jobs):
             self._mine.pop(job, None)
+            self._lost.discard(job)
+            self._suspects.ended(job)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
@@ -326,6 +338,7 @@ class Serving:
         self._streams.forget(outcome.id)
         self._lost.discard(outcome.id)
         self._storing.discard(outcome.id)
+        self._suspects.ended(outcome.id)
         error = None if outcome.error is None else outcome.error.code()
         person = None if job is None else job.person
         _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
@@ -364,8 +377,13 @@ class Serving:
 
     async def _reclaim(self) -> None:
         while True:
-            await self._safely(self.lane.reclaim(self.model))
+            await self._safely(self._reclaim_once())
             await asyncio.sleep(min(2.0, self.settings.worker_lease_seconds))
+
+    async def _reclaim_once(self) -> None:
+        # First what this worker itself has in hand: it may have been held up, and the others are not gone.
+        await self._renew_once(self.settings.worker_lease_seconds)
+        await self.lane.reclaim(self.model)
 
     async def _give_up(self) -> None:
         """After `stop`, let the batch in hand go on only for so long."""

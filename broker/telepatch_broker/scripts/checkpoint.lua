@@ -4,6 +4,7 @@ local job, at = read(ARGV[1]), now()
 if not job or job.state ~= 'running' or job.worker ~= ARGV[2] then return 0 end
 local before = redis.call('HGET', job_key(job.id), 'checkpoint')
 redis.call('HSET', job_key(job.id), 'checkpoint', ARGV[3], 'attempts', 1, 'spent', ARGV[4])
+redis.call('HDEL', job_key(job.id), 'losses')
 redis.call('ZREM', GARBAGE, ARGV[3])
 if before and before ~= ARGV[3] then discard_blob(before, at + GRACE) end
 return 1
