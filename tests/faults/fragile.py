@@ -12,7 +12,9 @@ from torch import nn
 
 KILL, RAISE, HUGE, SLOW, VERY_SLOW, NOT_A_NUMBER = 901.0, 902.0, 903.0, 904.0, 905.0, 906.0
 SLOW_SECONDS, VERY_SLOW_SECONDS = 2.0, 8.0
-HOME = str(Path(__file__).parent)
+PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+"""Where a worker finds this module."""
+
 CARD = Path(__file__).with_suffix(".toml")
 
 

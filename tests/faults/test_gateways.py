@@ -87,9 +87,10 @@ def test_a_client_that_vanishes_leaves_nothing_or_a_job_that_completes(service: 
     raw(service, head, body[: len(body) // 2]).close()
     time.sleep(0.3)
     assert ada.ask("GET", f"/v1/jobs/{id}").status_code == 404
-    # After all of it, without waiting for the answer.
-    raw(service, head, body).close()
-    until(lambda: ada.ask("GET", f"/v1/jobs/{id}").status_code == 200, 30)
+    # While it waits for the answer.
+    waiting = raw(service, head, body)
+    until(lambda: ada.ask("GET", f"/v1/jobs/{id}").status_code == 200, 60)
+    waiting.close()
     assert ada.ended([id]) == {id: "completed"}
 
 

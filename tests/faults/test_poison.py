@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from tests.faults.fragile import CARD, HOME, HUGE, KILL, NOT_A_NUMBER, RAISE, make
+from tests.faults.fragile import CARD, HUGE, KILL, NOT_A_NUMBER, PATH, RAISE, make
 from tests.faults.parts import Stack, stack
 from tests.faults.people import Person, fragile, terminal_events
 
@@ -24,7 +24,7 @@ def service() -> Iterator[Stack]:
     """A gateway, and a worker of a model that does what its input asks for."""
     with stack() as made:
         made.gateway()
-        made.worker(str(CARD), PYTHONPATH=HOME)
+        made.worker(str(CARD), PYTHONPATH=PATH)
         made.ready()
         yield made
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from tests.faults.fragile import CARD, HOME, SLOW
+from tests.faults.fragile import CARD, PATH, SLOW
 from tests.faults.parts import LEASE_SECONDS, Part, Stack, stack, until
 from tests.faults.people import Person, fit, fragile, generation, terminal_events, trace
 
@@ -96,7 +96,7 @@ def alone() -> Iterator[Stack]:
     """A service with a single worker, of a model that is slow when asked to be."""
     with stack() as made:
         made.gateway()
-        made.worker(str(CARD), PYTHONPATH=HOME)
+        made.worker(str(CARD), PYTHONPATH=PATH)
         made.ready()
         yield made
 

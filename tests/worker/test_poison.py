@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,18 @@ from telepatch_worker.engine import Engine, Outcome, Task
 
 MODEL = "gpt2-random"
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [12, 13], [14, 15, 16, 17, 18]]
+
+
+@pytest.fixture
+def generous(gpt2: Engine) -> Callable[..., Engine]:
+    """An engine with other limits of its card, at the door and while jobs run."""
+
+    def make(**limits: Any) -> Engine:
+        changed = gpt2.card.limits.model_copy(update=limits)
+        card = gpt2.card.model_copy(update={"limits": changed})
+        return Engine(replace(gpt2.loaded, card=card))
+
+    return make
 
 
 @pytest.fixture
@@ -43,7 +56,7 @@ def beside(engine: Engine, neighbour: Callable[[list[int]], Task], bad: Task) ->
     return outcomes[2]
 
 
-def test_a_value_that_no_memory_holds_ends_its_own_job(limited: Any, neighbour: Any, build: Any) -> None:
+def test_a_value_that_no_memory_holds_ends_its_own_job(gpt2: Engine, generous: Any, neighbour: Any, build: Any) -> None:
     nodes = (
         build.get("h", "blocks.1:resid_post", [":", -1]),
         build.call("z", "zeros", [2**22, 2**22]),
@@ -51,22 +64,21 @@ def test_a_value_that_no_memory_holds_ends_its_own_job(limited: Any, neighbour: 
         build.call("y", "add", "$h", "$s"),
     )
     bad = build.task(MODEL, {"a": PROMPTS[0]}, *nodes, saves={"y": "$y"}, lines={"z": "study.py:12"})
-    assert isinstance(beside(limited(), neighbour, bad).error, TooLarge)
-    engine = limited(max_bytes=2**62)
+    assert isinstance(beside(gpt2, neighbour, bad).error, TooLarge)
+    engine = generous(max_bytes=2**62)
     found = beside(engine, neighbour, bad)
     assert isinstance(found.error, OutOfMemory)
     assert (found.error.node, found.error.file, found.error.line) == ("z", "study.py", 12)
 
 
-def test_a_loop_that_does_not_end_is_over_with_its_time(limited: Any, neighbour: Any, build: Any) -> None:
-    engine = limited(max_seconds=0.5, max_nodes=10**9, max_passes=10**9)
+def test_a_loop_that_does_not_end_is_over_with_its_time(generous: Any, neighbour: Any, build: Any) -> None:
+    engine = generous(max_seconds=0.5, max_elements=10**9)
     body = {"nodes": [build.call("n", "add", "$c", 1.0)], "out": {"c": "$n"}, "runs": []}
     loop = {"kind": "repeat", "id": "loop", "n": 10**7, "carry": {"c": "$h"}, "body": body}
     bad = build.task(
         MODEL, {"a": PROMPTS[0]}, build.get("h", "blocks.1:resid_post", [":", -1]), loop, saves={"y": "$loop.c"}
     )
     found = beside(engine, neighbour, bad)
-    assert isinstance(found.error, TimeLimit | TooLarge)
     assert isinstance(found.error, TimeLimit), found.error
 
 
@@ -85,14 +97,14 @@ def test_values_that_are_no_numbers_stay_with_their_own_job(gpt2: Engine, neighb
 def test_what_breaks_the_shared_forward_ends_the_job_that_breaks_it(
     gpt2: Engine, neighbour: Any, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = gpt2.model.whole
+    forward = gpt2.model.forward
 
     def break_on_77(inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if (inputs["input_ids"] == 77).any():
             raise RuntimeError("CUDA error: device-side assert triggered")
-        return whole(inputs, *args, **kwargs)
+        return forward(inputs, *args, **kwargs)
 
-    monkeypatch.setattr(gpt2.model, "whole", break_on_77)
+    monkeypatch.setattr(gpt2.model, "forward", break_on_77)
     bad = build.task(MODEL, {"a": [77, 5]}, build.get("l", "lm_head:output", [":", -1]))
     found = beside(gpt2, neighbour, bad)
     assert isinstance(found.error, ExecutionError)
