@@ -68,7 +68,7 @@ class Part:
 
     def _limit(self) -> None:
         if self.file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, self.file_bytes))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, resource.RLIM_INFINITY))
 
     @property
     def pid(self) -> int:
