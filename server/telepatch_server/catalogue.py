@@ -12,6 +12,7 @@ from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
 from telepatch_protocol.prepared import Preparation
 from telepatch_protocol.reading import Reader
+from telepatch_protocol.understood import understood
 from telepatch_server.chat import Chat
 from telepatch_server.words import Words
 
@@ -78,7 +79,7 @@ class Catalogue:
         # A card that has not changed stays the same object, because what is worked out from a card is kept on it.
         if before is not None and before.json == text:
             return before
-        card = await asyncio.to_thread(ModelCard.model_validate_json, text)
+        card = await asyncio.to_thread(understood, ModelCard, text)
         return Model(text, card, await self._tokenizer(card))
 
     async def _why(self, id: str, missing: NotFound) -> NotFound | Unavailable:
