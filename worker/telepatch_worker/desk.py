@@ -28,6 +28,7 @@ class Outcome:
         error: why it failed; None where it did not.
         warnings: what is allowed but surely not meant.
         seconds: time it took, that of shared forwards included.
+        copied: gives `saved` in memory of the host, where it is on its way there.
     """
 
     id: str
@@ -35,6 +36,11 @@ class Outcome:
     error: TelepatchError | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    copied: Callable[[], dict[str, torch.Tensor]] | None = None
+
+    def at_hand(self) -> dict[str, torch.Tensor]:
+        """What was saved, in memory of the host as far as that was begun; may wait for it."""
+        return (self.saved or {}) if self.copied is None else self.copied()
 
     @property
     def record(self) -> ErrorRecord | None:

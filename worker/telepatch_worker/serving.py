@@ -19,6 +19,7 @@ from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
+from telepatch_worker.copies import Copies
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.floor import Floor
 from telepatch_worker.handing_in import HandingIn
@@ -30,6 +31,7 @@ from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
+from telepatch_worker.visitors import Visitors
 
 T = TypeVar("T")
 
@@ -41,6 +43,8 @@ _LONGEST_TURN_SECONDS = 1.0
 _PUT_DOWN_SECONDS = 5.0
 _AHEAD = 0.6
 """The part of a turn, by the length of the last one, after which jobs for the next one are taken."""
+_VISIT_SECONDS = 0.03
+"""How often it is looked for new jobs while a job trains."""
 _SHORT_SECONDS = 0.05
 _LOOK_SECONDS = 0.005
 """Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
@@ -69,6 +73,7 @@ class Serving:
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
         self._storing: set[str] = set()
+        self._copies = Copies(engine.loaded.device)
         self._handing_in = HandingIn(lane, worker, self, self._spawn)
         self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
@@ -77,6 +82,7 @@ class Serving:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._keeper = Keeper(lane, worker, self._spawn)
         self._floor: Floor | None = None
+        self._visitors = Visitors(lambda: self._floor, engine.model.aside)
         self._long: Turns | None = None
         self._took = 0.0
         self._last = 0.0
@@ -211,23 +217,32 @@ class Serving:
 
     async def _admit(self, tasks: Sequence[Task]) -> None:
         """Jobs that run together, onto the floor."""
-        if tasks and self._floor is None:
+        if tasks:
+            self._visitors.seen()
+            await self._in_thread(self._opened().add, tasks)
+
+    def _opened(self) -> Floor:
+        """The floor."""
+        if self._floor is None:
             self._floor = self._lead.floor(self.engine, self._desk(), proceed=lambda: not self._stop.is_set())
-        if tasks and self._floor is not None:
-            await self._in_thread(self._floor.add, tasks)
+        return self._floor
 
     async def _compute(self) -> None:
         """Let the floor go on, in the engine's thread; what ends there is handed in from here."""
-        assert self._floor is not None
         began = time.perf_counter()
         try:
-            await self._in_thread(_turns, self._floor)
+            await self._in_thread(_turns, self._opened())
         except BaseException:
-            self._let_go(self._floor.jobs)
-            self._floor = None
+            self._close()
             raise
         self._last = time.perf_counter() - began
         self._took += self._last
+
+    def _close(self) -> None:
+        """Something of ours has gone wrong with the floor: nobody there goes on."""
+        if self._floor is not None:
+            self._let_go(self._floor.jobs)
+        self._floor = None
 
     def _let_go(self, jobs: Iterable[str]) -> None:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
@@ -242,7 +257,7 @@ class Serving:
     async def _begin(self, tasks: Sequence[Task]) -> None:
         """Take jobs in hand that run in turns."""
         if tasks and self._long is None:
-            self._long = self._lead.turns(self.engine, self._desk())
+            self._long = self._lead.turns(self.engine, self._desk(), self._visitors)
         for task in tasks:
             assert self._long is not None
             await self._in_thread(self._long.add, task)
@@ -251,7 +266,10 @@ class Serving:
         """Let one of them go on for about as long as the others' last turns took."""
         seconds = min(max(self._took, _TURN_SECONDS), _LONGEST_TURN_SECONDS)
         self._took = 0.0
-        job = await self._in_thread(long.turn, seconds)
+        self._opened()
+        going = asyncio.create_task(self._in_thread(long.turn, seconds))
+        await self._let_in(going)
+        job = await going
         if job is None:
             return
         if job.ready:
@@ -261,6 +279,25 @@ class Serving:
                 long.ask(job)
             else:
                 long.another_slice(job)
+
+    async def _let_in(self, going: asyncio.Task[Any]) -> None:
+        """While a job trains, take others' jobs for the pauses that it makes."""
+        visitors = self._visitors
+        before = visitors.took
+        try:
+            while not (await asyncio.wait({going}, timeout=_VISIT_SECONDS))[0]:
+                if not self._stop.is_set() and not self._next and not len(visitors):
+                    await self._safely(self._take_ahead())
+                    visitors.come(self._next.values())
+                    self._next = {}
+        finally:
+            await asyncio.wait({going})
+            self._next |= {task.id: task for task in visitors.left()}
+            self._took += visitors.took - before
+            if visitors.fault is not None:
+                self._close()
+                fault, visitors.fault = visitors.fault, None
+                raise fault
 
     async def _make_room(self, long: Turns, job: LongJob) -> None:
         """Write down how far a job has come, and give it back: it goes on once its owner's turn has come again."""
@@ -283,12 +320,13 @@ class Serving:
 
     def _desk(self) -> Desk:
         """Where jobs are heard that run in the engine's thread."""
+        ended = self._from_thread(self._ended)
         return Desk(
             cancelled=self._leaving,
             progress=self._from_thread(self._tell),
             values=self._from_thread(self._streams.add),
             keep=self._from_thread(self._keeper.keep),
-            settled=Settled(self._from_thread(self._ended)),
+            settled=Settled(lambda outcome: ended(self._copies.begin(outcome))),
         )
 
     def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:
