@@ -5,10 +5,13 @@
 local EVENTS_KEPT = 10000
 local EVENTS_KEPT_FOR = 7 * 24 * 3600 * 1000
 local GRACE = 60 * 1000
+local DAY = 24 * 3600 * 1000
+local USAGE_KEPT = 400 * DAY
 
 local EXPIRY, GARBAGE, USES, MODELS =
   'telepatch:expiry', 'telepatch:garbage', 'telepatch:uses', 'telepatch:models'
 local UPLOADED, UNFINISHED, OWED = 'telepatch:uploaded', 'telepatch:unfinished', 'telepatch:owed'
+local UNENDED, PROMISED, STORED = 'telepatch:unended', 'telepatch:promised', 'telepatch:stored'
 local ENDED = { completed = true, failed = true, cancelled = true }
 
 local function job_key(id) return 'telepatch:job:' .. id end
@@ -53,8 +56,46 @@ local function event(job, kind, at, data)
   redis.call('PUBLISH', 'telepatch:doorbell', knock)
 end
 
+-- What a person has used up today (UTC), for the accounts that usage.py reads.
+local function account(person, at, used)
+  local key = person_key(person, 'usage:' .. math.floor(at / DAY))
+  local known = redis.call('EXISTS', key) == 1
+  for what, amount in pairs(used) do redis.call('HINCRBYFLOAT', key, what, string.format('%.6f', amount)) end
+  if known then return end
+  redis.call('PEXPIRE', key, USAGE_KEPT)
+  redis.call('SADD', 'telepatch:people', person)
+end
+
+-- Jobs of the interactive lane that are with one worker share its time. Its clock runs at the speed that each of them gets,
+-- so what a job comes to is the difference of two readings, and all of them together come to the time that went by.
+local function clock_of(worker, change, at)
+  local key = 'telepatch:clock:' .. worker
+  local jobs, time, seen = unpack(redis.call('HMGET', key, 'jobs', 'time', 'seen'))
+  jobs, time = tonumber(jobs or 0), tonumber(time or 0)
+  if jobs > 0 then time = time + (at - tonumber(seen)) / jobs end
+  if jobs + change > 0 then
+    redis.call('HSET', key, 'jobs', jobs + change, 'time', string.format('%.3f', time), 'seen', at)
+  else
+    redis.call('DEL', key)
+  end
+  return time
+end
+
+local function start_clock(job, at)
+  local since = job.lane == 'long' and at or clock_of(job.worker, 1, at)
+  redis.call('HSET', job_key(job.id), 'since', string.format('%.3f', since))
+end
+
+local function stop_clock(job, at)
+  local since = redis.call('HGET', job_key(job.id), 'since')
+  if not since then return end
+  local time = job.lane == 'long' and at or clock_of(job.worker, -1, at)
+  job.share = math.max(0, time - tonumber(since)) / 1000
+end
+
 -- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.
 local function move(job, state)
+  if state == 'running' then start_clock(job, now()) elseif job.state == 'running' then stop_clock(job, now()) end
   local counts = lane_key(job.model, 'counts')
   if job.state ~= '' then redis.call('HINCRBY', counts, job.state, -1) end
   redis.call('HINCRBY', counts, state, 1)
@@ -143,6 +184,23 @@ local function discard_parts(key, at, kept)
   redis.call('DEL', key .. ':parts')
 end
 
+-- What an ended job has come to, and what it was to come to. `told`: seconds that it ran, as its worker says, which counts
+-- for as much as it shared with others; of a job that trains, less what its checkpoints have accounted for.
+local function settle(job, at)
+  local promised, charged = unpack(redis.call('HMGET', job_key(job.id), 'promised', 'charged'))
+  if promised then
+    redis.call('HINCRBY', UNENDED, job.person, -1)
+    redis.call('HINCRBY', PROMISED, job.person, string.format('%d', -promised))
+  end
+  local seconds = job.share
+  if job.told and job.lane == 'long' then
+    seconds = math.max(0, job.told - tonumber(charged or 0))
+  elseif job.told and job.told > 0 then
+    seconds = math.min(job.share or job.told, job.told)
+  end
+  if seconds then account(job.person, at, { seconds = seconds, jobs = 1, bytes = job.bytes }) end
+end
+
 -- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.
 local function close(job, state, at, data)
   if job.state == 'queued' then
@@ -152,10 +210,12 @@ local function close(job, state, at, data)
     redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
   end
   move(job, state)
+  settle(job, at)
   redis.call('HSET', job_key(job.id), 'ended', at)
   local checkpoint = redis.call('HGET', job_key(job.id), 'checkpoint')
   if checkpoint then discard_blob(checkpoint, at + GRACE) end
-  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent')
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent',
+    'promised', 'charged', 'since')
   for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)

@@ -19,7 +19,7 @@ from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
 
 router = APIRouter(
-    prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
+    prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
 )
 
 TOGETHER = INLINE_LIMIT
