@@ -295,6 +295,8 @@ class ComputeSpent(RateLimited):
 class Unavailable(ServiceError):
     """The service, or a part of it that is needed, is down."""
 
+    retry_after: float | None = None
+
 
 class ConnectionFailed(ServiceError):
     """The gateway cannot be reached."""
