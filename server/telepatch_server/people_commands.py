@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from telepatch_protocol.errors import BadArgument, NotFound
+from telepatch_protocol.errors import BadArgument, GraphError, NotFound
 
 if TYPE_CHECKING:
     from telepatch_server.desk import Desk
@@ -250,7 +250,7 @@ def _desk(url: str | None, key: str | None, redis_url: str | None, home: Path | 
     try:
         with desk(Where(url, key, redis_url, home), environment()) as found:
             yield found
-    except (BadArgument, NotFound) as error:
+    except (GraphError, NotFound) as error:
         raise _unusable(str(error)) from None
 
 
