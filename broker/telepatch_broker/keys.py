@@ -172,7 +172,7 @@ def usage(person: str, day: int) -> str:
 
 
 def clock(worker: str) -> str:
-    """Hash: the time that each job which is with a worker has of it."""
+    """String: jobs that are with a worker, the time that each of them has had, and when that was."""
     return f"telepatch:clock:{worker}"
 
 

@@ -114,12 +114,7 @@ def _number(day: date) -> int:
 
 
 def _used(row: dict[bytes, bytes]) -> Used:
-    numbers = {name.decode(): float(value) for name, value in row.items()}
-    return Used(
-        jobs=round(numbers.get("jobs", 0)),
-        seconds=round(numbers.get("seconds", 0.0), 3),
-        bytes=round(numbers.get("bytes", 0)),
-    )
+    return Used(jobs=int(row.get(b"jobs", 0)), seconds=int(row.get(b"us", 0)) / 1e6, bytes=int(row.get(b"bytes", 0)))
 
 
 def seconds_to_midnight(now: float) -> float:

@@ -52,7 +52,6 @@ async def test_scripts_write_only_keys_that_have_a_name(lane: Lane, client: redi
         keys.USES,
         keys.MODELS,
         keys.UNENDED,
-        keys.PROMISED,
         keys.STORED,
         keys.PEOPLE,
         keys.clock("w"),

@@ -25,12 +25,18 @@ local function person_key(person, what) return 'telepatch:person:' .. person .. 
 
 local function upload_key(person, digest) return person_key(person, 'upload:' .. digest) end
 
+-- The same all through a script.
+local time_now
 local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if not time_now then
+    local time = redis.call('TIME')
+    time_now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  return time_now
 end
 
-local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data' }
+local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data',
+  'promised', 'charged', 'since' }
 
 -- What scripts need to know of a job, or nil if there is no such job.
 local function read(id)
@@ -56,12 +62,10 @@ local function event(job, kind, at, data)
   redis.call('PUBLISH', 'telepatch:doorbell', knock)
 end
 
--- What a person has used up today (UTC), for the accounts that usage.py reads.
-local function account(person, at, used)
+-- What a person has used up today (UTC), as whole numbers, for the accounts that usage.py reads.
+local function account(person, at, what, amount)
   local key = person_key(person, 'usage:' .. math.floor(at / DAY))
-  local known = redis.call('EXISTS', key) == 1
-  for what, amount in pairs(used) do redis.call('HINCRBYFLOAT', key, what, string.format('%.6f', amount)) end
-  if known then return end
+  if redis.call('HINCRBY', key, what, string.format('%.0f', amount)) ~= amount then return end
   redis.call('PEXPIRE', key, USAGE_KEPT)
   redis.call('SADD', 'telepatch:people', person)
 end
@@ -70,11 +74,11 @@ end
 -- so what a job comes to is the difference of two readings, and all of them together come to the time that went by.
 local function clock_of(worker, change, at)
   local key = 'telepatch:clock:' .. worker
-  local jobs, time, seen = unpack(redis.call('HMGET', key, 'jobs', 'time', 'seen'))
+  local jobs, time, seen = string.match(redis.call('GET', key) or '', '^(%d+) ([%d.]+) (%d+)$')
   jobs, time = tonumber(jobs or 0), tonumber(time or 0)
   if jobs > 0 then time = time + (at - tonumber(seen)) / jobs end
   if jobs + change > 0 then
-    redis.call('HSET', key, 'jobs', jobs + change, 'time', string.format('%.3f', time), 'seen', at)
+    redis.call('SET', key, string.format('%d %.3f %d', jobs + change, time, at))
   else
     redis.call('DEL', key)
   end
@@ -87,10 +91,9 @@ local function start_clock(job, at)
 end
 
 local function stop_clock(job, at)
-  local since = redis.call('HGET', job_key(job.id), 'since')
-  if not since then return end
+  if job.since == '' then return end
   local time = job.lane == 'long' and at or clock_of(job.worker, -1, at)
-  job.share = math.max(0, time - tonumber(since)) / 1000
+  job.share = math.max(0, time - tonumber(job.since)) / 1000
 end
 
 -- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.
@@ -187,18 +190,20 @@ end
 -- What an ended job has come to, and what it was to come to. `told`: seconds that it ran, as its worker says, which counts
 -- for as much as it shared with others; of a job that trains, less what its checkpoints have accounted for.
 local function settle(job, at)
-  local promised, charged = unpack(redis.call('HMGET', job_key(job.id), 'promised', 'charged'))
-  if promised then
+  if job.promised ~= '' then
     redis.call('HINCRBY', UNENDED, job.person, -1)
-    redis.call('HINCRBY', PROMISED, job.person, string.format('%d', -promised))
+    if job.promised ~= '0' then redis.call('HINCRBY', PROMISED, job.person, '-' .. job.promised) end
   end
   local seconds = job.share
   if job.told and job.lane == 'long' then
-    seconds = math.max(0, job.told - tonumber(charged or 0))
+    seconds = math.max(0, job.told - (tonumber(job.charged) or 0))
   elseif job.told and job.told > 0 then
     seconds = math.min(job.share or job.told, job.told)
   end
-  if seconds then account(job.person, at, { seconds = seconds, jobs = 1, bytes = job.bytes }) end
+  if not seconds then return end
+  account(job.person, at, 'jobs', 1)
+  account(job.person, at, 'us', math.floor(seconds * 1e6 + 0.5))
+  if job.bytes then account(job.person, at, 'bytes', job.bytes) end
 end
 
 -- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.

@@ -14,15 +14,17 @@ local function known(id, job)
   return { 'conflict', '' }
 end
 
-local function number_of(person, where) return tonumber(redis.call('HGET', where, person) or 0) end
+local function number_of(name, where) return tonumber(redis.call('HGET', where, name) or 0) end
 
 -- Why the owner may not have one more job, or one that saves as much; what uses its values stays out with it.
 local function over_limit(job)
-  for parent in pairs(cjson.decode(job.parents)) do
-    if kept_out[parent] then return kept_out[parent] end
+  if next(kept_out) then
+    for parent in pairs(cjson.decode(job.parents)) do
+      if kept_out[parent] then return kept_out[parent] end
+    end
   end
   if most_seconds then
-    local spent = tonumber(redis.call('HGET', person_key(job.person, 'usage:' .. math.floor(at / DAY)), 'seconds') or 0)
+    local spent = number_of('us', person_key(job.person, 'usage:' .. math.floor(at / DAY))) / 1e6
     if spent >= most_seconds then return { 'spent', string.format('%.1f', spent) } end
   end
   if most_jobs then
@@ -76,7 +78,7 @@ local function store(job)
   redis.call('HSET', job_key(job.id), unpack(fields))
   redis.call('ZADD', person_key(job.person, 'jobs'), 0, job.id)
   redis.call('HINCRBY', UNENDED, job.person, 1)
-  redis.call('HINCRBY', PROMISED, job.person, job.promised)
+  if job.promised ~= '0' then redis.call('HINCRBY', PROMISED, job.person, job.promised) end
   redis.call('SADD', MODELS, job.model)
   for _, name in ipairs(blobs_of(job)) do
     redis.call('HINCRBY', USES, name, 1)
