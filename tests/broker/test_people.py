@@ -68,7 +68,7 @@ async def test_a_person_may_have_several_keys_and_each_is_listed_without_itself(
 
 
 async def test_a_removed_key_is_worthless_for_whoever_asks_next_by_another_connection(
-    people: People, redis_url: str
+    people: People, redis_url: str, client: redis.asyncio.Redis
 ) -> None:
     made = await people.add("ada")
     async with connect(redis_url) as other:
@@ -78,6 +78,7 @@ async def test_a_removed_key_is_worthless_for_whoever_asks_next_by_another_conne
         with pytest.raises(Unauthorized):
             await elsewhere.ask(made.key)
     assert await people.keys("ada") == []
+    assert [key async for key in client.scan_iter("telepatch:secret:*")] == []
     with pytest.raises(NotFound, match=made.id):
         await people.remove(made.id)
 
