@@ -125,6 +125,13 @@ class People:
             ).after(wait / 1000)
         return Caller(person.decode(), cast("Scope", scope.decode()), limits, id.decode())
 
+    async def still(self, caller: Caller) -> bool:
+        """Whether the key of somebody who asked a while ago is good yet; does not count as a request."""
+        if caller.key is None:
+            return True
+        [known] = await self._read([caller.key])
+        return known is not None and (known.expires is None or known.expires * 1000 > await now_ms(self._redis))
+
     async def add(self, person: str, scope: Scope = "submit", *, expires_seconds: float | None = None) -> NewKey:
         """Make a key.
 

@@ -96,13 +96,14 @@ class Usage:
             raise BadArgument(f"the usage of {days} days was asked for; 1 to {DAYS_KEPT} days can be")
         today = await self._today()
         wanted = [today - timedelta(days=back) for back in reversed(range(days))]
-        pipeline = self._redis.pipeline(transaction=False)
+        found: list[Day] = []
         for person in people:
+            pipeline = self._redis.pipeline(transaction=False)
             for day in wanted:
                 pipeline.hgetall(keys.usage(person, _number(day)))
-        rows = iter(await pipeline.execute())
-        found = [(person, day, next(rows)) for person in people for day in wanted]
-        return [Day(person=person, day=day, **_used(row).model_dump()) for person, day, row in found if row]
+            rows = zip(wanted, await pipeline.execute(), strict=True)
+            found += [Day(person=person, day=day, **_used(row).model_dump()) for day, row in rows if row]
+        return found
 
     async def _today(self) -> date:
         """By the server's clock, as the scripts have it."""

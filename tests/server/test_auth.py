@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,36 @@ async def test_a_removed_key_is_worthless_at_once_on_every_gateway(
         assert [one.get("/v1/me", headers=headers).status_code for one in gateways * 2] == [200] * 4
         await people.remove(made.id)
         assert [one.get("/v1/me", headers=headers).status_code for one in gateways] == [401] * 2
+
+
+async def test_a_stream_of_events_tells_nothing_more_once_its_key_is_removed(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, client: redis.asyncio.Redis, worker: Any, graph: Make
+) -> None:
+    quiet = settings.model_copy(update={"gateway_heartbeat_seconds": 60})
+    http, people = serve(quiet), People(client)
+    first, second = await people.add("ada"), await people.add("ada")
+    headers = {"Authorization": f"Bearer {first.key}"}
+    with http.stream("GET", "/v1/events", headers=headers, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:")
+        await people.remove(first.id)
+        good = {"Authorization": f"Bearer {second.key}"}
+        assert http.post("/v1/jobs?wait=20", json=graph(), headers=good).status_code == 200
+        assert [line for line in lines if line.startswith("event")] == []
+
+
+async def test_a_submission_that_waits_gives_no_result_once_its_key_is_removed(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, client: redis.asyncio.Redis, worker: Any, graph: Make
+) -> None:
+    http, people = serve(settings), People(client)
+    made = await people.add("ada")
+    worker.behave, real = (lambda job: (time.sleep(2), real(job))[1]), worker.behave
+    headers = {"Authorization": f"Bearer {made.key}"}
+    waiting = asyncio.create_task(asyncio.to_thread(http.post, "/v1/jobs?wait=60", json=graph(), headers=headers))
+    while not worker.taken:
+        await asyncio.sleep(0.02)
+    await people.remove(made.id)
+    assert (await waiting).status_code == 401
 
 
 def test_a_gateway_on_loopback_asks_for_keys_from_the_first_one_on_and_never_stops_to(

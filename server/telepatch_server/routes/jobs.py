@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from telepatch_broker.jobs import NewJob, Result
 from telepatch_broker.limits import Limits
 from telepatch_protocol.card import Frozen
-from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, from_record
+from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, Unauthorized, from_record
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, State, Submission, SubmissionAnswer
 from telepatch_server.admission import Admitted, Verdict, admit
 from telepatch_server.allowance import check_room, waits
@@ -74,6 +74,8 @@ async def submit(
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
         answers = await _await(answers, person, found, min(wait, found.settings.gateway_wait_seconds), as_json)
+        if not await found.people.still(known):
+            raise Unauthorized("this API key was removed, or has ended, while its owner waited for results")
     done = wait > 0 and all(one.state in ENDED for one in answers if one.state is not None)
     return _answer(received, answers, before, done=done)
 
