@@ -32,6 +32,24 @@ UNFINISHED = "telepatch:unfinished"
 OWED = "telepatch:owed"
 """Hash: bytes and owners of uploads that were deleted while jobs needed them, by blob."""
 
+UNENDED = "telepatch:unended"
+"""Hash: how many jobs of each person have not ended."""
+
+PROMISED = "telepatch:promised"
+"""Hash: how many bytes the unended jobs of each person will save."""
+
+STORED = "telepatch:stored"
+"""Hash: how many bytes of results of each person are kept."""
+
+KEYED = "telepatch:keyed"
+"""String: there is, or once was, an API key."""
+
+IMPORTED = "telepatch:imported"
+"""Set: ids of API keys from old files, whose digest is not known until they are shown."""
+
+PEOPLE = "telepatch:people"
+"""Set: everybody who has or had an API key or limits, or has used anything."""
+
 MODELS = "telepatch:models"
 """Set: models that ever had a job."""
 
@@ -121,6 +139,41 @@ def edits_of(person: str) -> str:
 def events_of(person: str) -> str:
     """Stream: events of all jobs of a person."""
     return f"telepatch:person:{person}:events"
+
+
+def api_key(id: str) -> str:
+    """Hash: what is known of an API key."""
+    return f"telepatch:key:{id}"
+
+
+def secret(digest: str) -> str:
+    """String: the id of the API key with this digest."""
+    return f"telepatch:secret:{digest}"
+
+
+def keys_of(person: str) -> str:
+    """Sorted set: ids of the API keys of a person, by the time they were made."""
+    return f"telepatch:person:{person}:keys"
+
+
+def limits_of(person: str) -> str:
+    """Hash: the limits of a person that are not the usual ones."""
+    return f"telepatch:person:{person}:limits"
+
+
+def pace_of(person: str) -> str:
+    """String that expires: up to when the requests of a person use up what they may make."""
+    return f"telepatch:person:{person}:pace"
+
+
+def usage(person: str, day: int) -> str:
+    """Hash that expires: what a person has used up on a day, counted from 1970."""
+    return f"telepatch:person:{person}:usage:{day}"
+
+
+def clock(worker: str) -> str:
+    """String: jobs that are with a worker, the time that each of them has had, and when that was."""
+    return f"telepatch:clock:{worker}"
 
 
 def worker(id: str) -> str:

@@ -19,6 +19,7 @@ from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, Source
 from telepatch_broker.connection import BLOCK_SECONDS, follow, now_ms
 from telepatch_broker.jobs import Completion, NewJob, TakenJob, parents_from_json, saves_to_json
+from telepatch_broker.limits import Limits
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
@@ -68,20 +69,25 @@ class Lane(Records):
 
     # What a gateway does.
 
-    async def submit(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+    async def submit(self, jobs: Sequence[NewJob], limits: Limits | None = None) -> list[Accepted]:
         """Queue jobs, or let them wait for their parents; once this returns they are durable.
 
         The same job again is the same job. Jobs of one call may be parents of each other, in any order.
 
+        Args:
+            jobs: to be queued.
+            limits: of their owner; jobs that would go over one stay out, and with them those that use their values.
+                They are held against what the owner has in the same step that queues.
+
         Returns:
             For each job, in order, its state; or the error that kept this one out, `Conflict` for an id that was used
-            with another content and `NotFound` for an unknown parent or a
-            deleted upload.
+            with another content, `NotFound` for an unknown parent or a deleted upload, and `TooManyJobs`, `StorageFull`
+            and `ComputeSpent` for a limit.
 
         Raises:
             CausalLoop: jobs wait for each other in a circle; none was queued.
         """
-        return await self._submitter.submit(jobs)
+        return await self._submitter.submit(jobs, limits or Limits())
 
     async def cancel(self, person: str, id: str) -> State:
         """End a job of this person now, whatever it is doing; one that has ended stays as it is.

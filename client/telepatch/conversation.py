@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from telepatch.outcome import Outcome
 from telepatch_protocol import tensors
-from telepatch_protocol.errors import ErrorRecord, TelepatchError
+from telepatch_protocol.errors import ErrorRecord, TelepatchError, TooManyJobs, from_record
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import ENDED, Accepted, Event, JobStatus, SavedMeta, SubmissionAnswer
 from telepatch_protocol.tensors import Tensor
@@ -132,11 +132,18 @@ class Conversation:
         self.pending_bytes -= size
         return Batch(tuple(taken)) if taken else None
 
-    def answered(self, batch: Batch, answer: SubmissionAnswer) -> None:
-        """The gateway has taken or refused each job of a batch."""
+    def answered(self, batch: Batch, answer: SubmissionAnswer) -> tuple[Batch, TelepatchError] | None:
+        """The gateway has taken or refused each job of a batch; gives back those that have no room yet, and why."""
         self.place = self.place or answer.events
+        waiting: list[Parcel] = []
+        why: TelepatchError | None = None
         for parcel, accepted in zip(batch.parcels, answer.jobs, strict=True):
-            self._accepted(parcel, accepted)
+            if accepted.state is None and accepted.error is not None and accepted.error.code == TooManyJobs.code():
+                waiting.append(parcel)
+                why = why or from_record(accepted.error)
+            else:
+                self._accepted(parcel, accepted)
+        return None if why is None else (Batch(tuple(waiting)), why)
 
     def refused(self, batch: Batch, error: TelepatchError) -> None:
         """The whole request failed."""

@@ -25,6 +25,7 @@ from telepatch.transport import RETRIED, Transport, persist
 from telepatch_protocol.errors import (
     ConnectionFailed,
     PayloadTooLarge,
+    StorageFull,
     TelepatchError,
     TraceError,
 )
@@ -49,6 +50,9 @@ STARTING_S = 0.3
 
 LINGER_S = 0.025
 """Seconds for which a job waits for others to share its request, while earlier ones are under way and nobody looks."""
+
+ROOM_S = 1.0
+"""Seconds after which jobs are sent again for which there was no room."""
 
 HEARTBEAT_S = 45.0
 """Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
@@ -281,14 +285,20 @@ class Courier:
                 await asyncio.wait_for(self._listening.wait(), _OPENING_S)
 
     async def _send(self, batch: Batch) -> None:
-        """Send a batch until it is taken or refused; the same ids sent twice are the same jobs."""
+        """Send a batch until it is taken or refused; what there is no room for is sent again when some has ended."""
+        left: Batch | None = batch
+        while left is not None:
+            left = await self._send_once(left)
+
+    async def _send_once(self, batch: Batch) -> Batch | None:
+        """Send a batch, and give back what of it is to be sent again; the same ids sent twice are the same jobs."""
         try:
             answer = await persist(lambda: self._post(batch), self._patience)
         except PayloadTooLarge as error:
-            halves = self.conversation.split(batch)
+            halves = None if isinstance(error, StorageFull) else self.conversation.split(batch)
             if halves is None:
                 self._refused(batch, error)
-                return
+                return None
             for half in halves:
                 await self._send(half)
         except TelepatchError as error:
@@ -299,7 +309,11 @@ class Courier:
         else:
             self._silent_since = None
             with self._lock:
-                self.conversation.answered(batch, answer)
+                waiting = self.conversation.answered(batch, answer)
+            if waiting is not None:
+                await self._transport.slow_down(waiting[1], ROOM_S)
+                return waiting[0]
+        return None
 
     def _refused(self, batch: Batch, error: TelepatchError) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from telepatch_broker.edits import Edits
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.keys import check_id
 from telepatch_broker.lane import Lane
+from telepatch_broker.limits import Limits
 from telepatch_protocol.check import Checked, exact
 from telepatch_protocol.errors import (
     BadArgument,
@@ -31,6 +32,7 @@ from telepatch_protocol.reading import Reader, text_of
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.subgraphs import has_bodies, trains
 from telepatch_server.aligned import refuse_unaligned
+from telepatch_server.allowance import check_model, check_price
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
 from telepatch_server.edits import Found, lost_results, placed_edits, quiet, refuse_lost, stored_edits
@@ -39,6 +41,8 @@ from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
 T = TypeVar("T")
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,14 @@ Verdict = Admitted | TelepatchError
 
 
 async def admit(
-    received: Received, person: str, catalogue: Catalogue, lane: Lane, uploads: Uploads, edits: Edits
+    received: Received,
+    person: str,
+    catalogue: Catalogue,
+    lane: Lane,
+    uploads: Uploads,
+    edits: Edits,
+    *,
+    limits: Limits = NO_LIMITS,
 ) -> list[Verdict]:
     """Decide about every job of a submission, in order.
 
@@ -79,9 +90,10 @@ async def admit(
         lane: knows earlier jobs.
         uploads: knows the data that graphs name.
         edits: knows the edits that graphs apply.
+        limits: which models the person may use, and how large a job may be.
     """
     graphs = await aside(received.large, lambda: decode_all(received, catalogue.reader))
-    models = await _models(graphs, catalogue)
+    models = await _models(graphs, catalogue, person, limits)
     stored = await stored_edits(graphs, person, edits)
     drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored))
     earlier = await _earlier(drafts, person, lane)
@@ -91,7 +103,7 @@ async def admit(
     # A chat template may take a while, and so may a map of many kinds of elements; others need not wait for it.
     known = [draft.graph for draft in drafts if isinstance(draft, Draft)]
     large = received.large or any(has_messages(one) or has_bodies(one) for one in known)
-    return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
+    return await aside(large, lambda: Admission(received, person, models, earlier, data, limits).decide(drafts))
 
 
 def decode_all(received: Received, reader: Reader) -> list[Graph | TelepatchError]:
@@ -125,6 +137,7 @@ class Admission:
         models: by id, or why there is none.
         earlier: jobs of earlier submissions whose values are used, or why they cannot be.
         data: complete uploads by digest, or why they cannot be used.
+        limits: how large a job may be.
     """
 
     def __init__(
@@ -134,12 +147,14 @@ class Admission:
         models: Mapping[str, Model | TelepatchError],
         earlier: Mapping[str, JobStatus | TelepatchError],
         data: Mapping[str, Stored | TelepatchError],
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._received = received
         self._person = person
         self._models = models
         self._earlier = earlier
         self._data = data
+        self._limits = limits
         self._metas = received.attached.metas
         self._attachments: dict[frozenset[str], bytes] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -185,6 +200,7 @@ class Admission:
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
             data={digest: stored.upload.columns for digest, stored in data.items() if stored.upload.columns},
         )
+        check_price(self._person, self._limits, found.price)
         checked = quiet(found.checked, draft.expanded)
         return Admitted(self._new_job(draft, checked, found.price, model, tokens), checked)
 
@@ -289,10 +305,13 @@ def _draft(
     return Draft(spec.id, expanded, text_of(expanded.graph).encode(), uses_of(expanded.graph))
 
 
-async def _models(graphs: list[Graph | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:
+async def _models(
+    graphs: list[Graph | TelepatchError], catalogue: Catalogue, person: str, limits: Limits
+) -> dict[str, Model | TelepatchError]:
     found: dict[str, Model | TelepatchError] = {}
     for id in {graph.model.id for graph in graphs if isinstance(graph, Graph)}:
         try:
+            check_model(person, limits, id)
             found[id] = await catalogue.model(id)
         except TelepatchError as error:
             found[id] = error

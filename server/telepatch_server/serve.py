@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
     Once it answers it says where, on standard output: ``telepatch gateway listens on http://127.0.0.1:8000``.
 
     Raises:
-        BadArgument: others can reach it, and there is no keys file.
+        BadArgument: others can reach it, and nobody has a key.
         Unavailable: Redis does not answer, the blob store is not shared, or the address cannot be listened on.
     """
     configure_logging()
@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
 
 async def _try(settings: Settings) -> None:
     """Connect once beforehand: what fails inside the server's own start ends in a traceback instead of a sentence."""
-    async with running(settings, None, Metrics()):
+    async with running(settings, Metrics()):
         return
 
 

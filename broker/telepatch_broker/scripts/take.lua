@@ -17,6 +17,7 @@ local function start(job, time, cost)
   redis.call('SET', line_key(model, job.lane, 'clock'), time)
   redis.call('ZADD', line_key(model, job.lane, 'people'), time + cost, job.person)
   leave_if_idle(job)
+  job.worker = worker
   move(job, 'running')
   redis.call('HSET', job_key(job.id), 'worker', worker)
   redis.call('HSETNX', job_key(job.id), 'started', at)

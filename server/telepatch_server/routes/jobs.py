@@ -11,18 +11,22 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from telepatch_broker.jobs import NewJob, Result
+from telepatch_broker.limits import Limits
 from telepatch_protocol.card import Frozen
-from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, from_record
+from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, Unauthorized, from_record
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, State, Submission, SubmissionAnswer
 from telepatch_server.admission import Admitted, Verdict, admit
-from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.allowance import check_room, waits
+from telepatch_server.auth import PROTECTED, Asking, Person
 from telepatch_server.bodies import documented
 from telepatch_server.problems import problem, responses
 from telepatch_server.readable import readable
 from telepatch_server.services import Services, services
 from telepatch_server.submission import Received, receive
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+router = APIRouter(
+    prefix="/v1/jobs", tags=["jobs"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
+)
 
 Format = Literal["safetensors", "json"]
 Found = Annotated[Services, Depends(services)]
@@ -43,29 +47,35 @@ class JobList(Frozen):
         202: {"model": SubmissionAnswer, "description": "Queued"},
         422: {"model": SubmissionAnswer, "description": "Every job was refused, or this is no submission"}
         | {"content": responses(422)[422]["content"]},
-        **responses(400, 413),
+        **responses(400, 413, 429),
     },
     openapi_extra=documented(Submission, multipart=True),
     response_class=JSONResponse,
 )
 async def submit(
     request: Request,
-    person: Person,
+    known: Asking,
     found: Found,
     wait: Annotated[float, Query(ge=0, description="Seconds to wait for the results.")] = 0.0,
     format: Annotated[Format | None, Query(description="How results come that were waited for.")] = None,
     dry_run: Annotated[bool, Query(description="Check and price, queue nothing.")] = False,
 ) -> Response:
     """Submit jobs: one, or many that share documents; or a bare document, which is one job."""
-    received = await receive(request, found.settings, dry_run=dry_run)
-    verdicts = await admit(received, person, found.catalogue, found.lane, found.uploads, found.edits)
+    received, person = await receive(request, found.settings, dry_run=dry_run), known.person
+    if not received.submission.dry_run:
+        await check_room(received, known, found)
+    verdicts = await admit(
+        received, person, found.catalogue, found.lane, found.uploads, found.edits, limits=known.limits
+    )
     if received.submission.dry_run:
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)
-    answers = await _queue(received, verdicts, found)
+    answers = await _queue(received, verdicts, known.limits, found)
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
         answers = await _await(answers, person, found, min(wait, found.settings.gateway_wait_seconds), as_json)
+        if not await found.people.still(known):
+            raise Unauthorized("this API key was removed, or has ended, while its owner waited for results")
     done = wait > 0 and all(one.state in ENDED for one in answers if one.state is not None)
     return _answer(received, answers, before, done=done)
 
@@ -112,10 +122,10 @@ def _tried(id: str, verdict: Verdict) -> Accepted:
     return Accepted(id=id, price=job.price, warnings=job.warnings, saves=dict(job.saves))
 
 
-async def _queue(received: Received, verdicts: Sequence[Verdict], found: Services) -> list[Accepted]:
+async def _queue(received: Received, verdicts: Sequence[Verdict], limits: Limits, found: Services) -> list[Accepted]:
     """Queue what was admitted, in one step."""
     jobs: list[NewJob] = [verdict.job for verdict in verdicts if isinstance(verdict, Admitted)]
-    queued = {answer.id: answer for answer in await found.lane.submit(jobs)} if jobs else {}
+    queued = {answer.id: answer for answer in await found.lane.submit(jobs, limits)} if jobs else {}
     answers = [
         queued[id] if isinstance(verdict, Admitted) else _tried(id, verdict)
         for id, verdict in _pairs(received, verdicts)
@@ -169,8 +179,9 @@ def _ended(answer: Accepted, result: Result | TelepatchError, states: dict[str, 
 
 def _answer(received: Received, answers: list[Accepted], events: str | None, *, done: bool) -> Response:
     refused = [answer.error for answer in answers if answer.state is None and answer.error is not None]
-    if received.bare and refused:
-        return problem(from_record(refused[0]))
+    errors = [from_record(error) for error in refused]
+    if refused and (received.bare or (len(refused) == len(answers) and all(map(waits, errors)))):
+        return problem(errors[0])
     status = 422 if len(refused) == len(answers) else 200 if done else 202
     body = SubmissionAnswer(jobs=tuple(answers), events=events)
     return Response(body.model_dump_json(exclude_none=True), status, media_type="application/json")
