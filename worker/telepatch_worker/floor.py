@@ -80,7 +80,8 @@ class Floor:
         going = [one.plan for one in self._places if id(one.run) in self._generations.begun]
         waiting = [one.plan for one in self._places if id(one.run) not in self._generations.begun]
         waiting += [*self._waiting, *self._retries.plans]
-        most = self._engine.limits.tokens // 2  # one that fills a forward leaves room for others, turn by turn
+        # one that fills a forward leaves room for others, turn by turn
+        most = max(1, min(self._engine.limits.tokens, self._desk.room()) // 2)
         return len(waiting), sum(plan.rows for plan in going) + sum(min(most, _tokens(plan)) for plan in waiting)
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -131,7 +132,8 @@ class Floor:
             return True
         everyone = [*present, *plans]
         rows, tokens = sum(plan.rows for plan in everyone), sum(plan.rows * plan.longest for plan in everyone)
-        return rows <= self._limits.rows and (generates or tokens <= self._limits.tokens)
+        # a quarter more than goes into one forward is for those who come when others have filled it
+        return rows <= self._limits.rows * 5 // 4 and (generates or tokens <= self._limits.tokens * 5 // 4)
 
     def _begin(self, party: Party) -> None:
         for plan in party.plans:

@@ -23,6 +23,7 @@ from telepatch_worker import compound, evaluate, places
 from telepatch_worker.applying import affordable, can_wait
 from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
+from telepatch_worker.desk import boundless
 from telepatch_worker.inputs import Given, given_input
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
@@ -66,6 +67,7 @@ class Context:
         together: whether modules may be applied together with others, once a forward is over.
         held: bytes of values alive.
         agree: makes a decision that follows from no document the same wherever the job runs.
+        room: tokens of a map that go into one turn, so that others need not wait for long.
     """
 
     plan: Plan
@@ -84,6 +86,13 @@ class Context:
     together: bool = False
     held: int = 0
     agree: Callable[[int], int] = int
+    room: Callable[[], int] = boundless
+
+    def at_once(self) -> int:
+        """Tokens of a map that run at once now."""
+        if self.plan.alone or self.plan.long:
+            return self.tokens
+        return min(self.tokens, self.agree(self.room()))
 
     @property
     def graph(self) -> Graph:
