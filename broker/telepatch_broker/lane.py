@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,11 +24,11 @@ from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
 from telepatch_broker.submitting import Submitter
 from telepatch_protocol.errors import Conflict, ErrorRecord, NotFound
-from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, State
+from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, UNENDED, Accepted, SavedMeta, State
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data", "checkpoint", "spent", "lane",
+    "data", "checkpoint", "spent", "lane", "timeout",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -91,6 +91,32 @@ class Lane(Records):
         """
         return _own(id, await self._run("cancel", keys.check_id(id), person))
 
+    async def cancel_all(self, person: str, ids: Sequence[str]) -> dict[str, State]:
+        """As `cancel`, of many jobs; ids that are not of this person's jobs are left out of the answer.
+
+        Jobs that wait for others of these end as cancelled, too, and not for the want of what they waited for.
+        """
+        states = await self.states(person, ids)
+        # Those that wait go first, the last first, so that none fails. Then the oldest: they stand in front of queues.
+        waiting = sorted((id for id, state in states.items() if state == "waiting"), reverse=True)
+        others = sorted(id for id, state in states.items() if state not in ENDED and state != "waiting")
+        for some in _in_parts([*waiting, *others]):
+            found = await self._run.each("cancel", [(id, person) for id in some])
+            states |= {id: _own(id, state) for id, state in zip(some, found, strict=True)}
+        return states
+
+    async def cancel_everything(self, person: str, states: Collection[State] = UNENDED) -> list[str]:
+        """Cancel all jobs of a person that are in some states; returns their ids."""
+        gone: list[str] = []
+        last = "+"
+        while ids := await self._ids_before(person, last, _SWEEP):
+            found = await self.states(person, ids)
+            wanted = [id for id, state in found.items() if state in states]
+            ended = await self.cancel_all(person, wanted)
+            gone += [id for id in wanted if ended[id] == "cancelled"]
+            last = f"({ids[-1]}"
+        return gone
+
     async def delete_result(self, person: str, id: str) -> None:
         """Throw away a result; jobs that already wait for it still get it.
 
@@ -112,6 +138,7 @@ class Lane(Records):
         max_jobs: int = 32,
         max_tokens: int = 4096,
         max_long: int = 1,
+        others_than: Collection[str] = (),
         slice_seconds: float = 30.0,
         lease_seconds: float = 10.0,
         wait_seconds: float = 0.0,
@@ -125,13 +152,14 @@ class Lane(Records):
             max_tokens: the most tokens together; the first job is taken whatever it costs.
             max_long: the most long jobs.
             slice_seconds: what each of these counts for in its owner's turn.
+            others_than: people whose jobs stay where they are, long ones apart.
             lease_seconds: time until the jobs go to somebody else, unless renewed.
             wait_seconds: how long to wait while there are none.
         """
         deadline = time.monotonic() + wait_seconds
         limits = (round(lease_seconds * 1000), max_jobs, max_tokens, max_long, round(slice_seconds * 1000))
         while True:
-            found = await self._run("take", model, worker, *limits, *_TAKEN)
+            found = await self._run("take", model, worker, *limits, len(others_than), *others_than, *_TAKEN)
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return [_taken(model, row) for row in found]
@@ -316,4 +344,10 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         checkpoint=fields["checkpoint"].decode() if fields["checkpoint"] else None,
         spent=float(fields["spent"] or 0),
         lane="long" if fields["lane"] else "interactive",
+        timeout_seconds=float(fields["timeout"]) if fields["timeout"] else None,
     )
+
+
+def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as go to the queue in one exchange."""
+    return (ids[start : start + _SWEEP] for start in range(0, len(ids), _SWEEP))

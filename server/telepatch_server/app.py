@@ -107,7 +107,7 @@ def _documented(app: FastAPI) -> FastAPI:
         if app.openapi_schema is None:
             schemas = plain().setdefault("components", {}).setdefault("schemas", {})
             for name, schema in _schemas(
-                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize)
+                (Problem, Submission, Fragment, jobs.Cancelling, results.Wanted, words.Tokenize, words.Detokenize)
             ):
                 schemas.setdefault(name, schema)
         assert app.openapi_schema is not None

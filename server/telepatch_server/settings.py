@@ -34,6 +34,7 @@ class Settings(Variables):
         gateway_data_bytes: bytes that all uploads of one person may have together.
         gateway_upload_seconds: how long an upload is kept whose next part does not come.
         gateway_jobs: the most jobs of one request.
+        gateway_high_priority: people whose jobs may have high priority: names with commas between them, or ``*``.
         gateway_results: the most results of one request.
         gateway_wait_seconds: the longest that a submission waits for its results.
         gateway_heartbeat_seconds: how often an event stream without events says that it is there.
@@ -61,6 +62,7 @@ class Settings(Variables):
     gateway_data_bytes: int = Field(default=8 * 2**30, ge=1024)
     gateway_upload_seconds: float = Field(default=86_400.0, gt=0)
     gateway_jobs: int = Field(default=1000, ge=1)
+    gateway_high_priority: str = ""
     gateway_results: int = Field(default=1000, ge=1)
     gateway_wait_seconds: float = Field(default=60.0, ge=0)
     gateway_heartbeat_seconds: float = Field(default=15.0, gt=0)
@@ -86,6 +88,11 @@ class Settings(Variables):
     def loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         return is_loopback(self.host)
+
+    def may_hurry(self, person: str) -> bool:
+        """Whether jobs of this person may have high priority."""
+        named = {name.strip() for name in self.gateway_high_priority.split(",")}
+        return bool(named & {person, "*"})
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:
