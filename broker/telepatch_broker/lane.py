@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -96,26 +97,27 @@ class Lane(Records):
 
         Jobs that wait for others of these end as cancelled, too, and not for the want of what they waited for.
         """
-        states = await self.states(person, ids)
-        # Those that wait go first, the last first, so that none fails. Then the oldest: they stand in front of queues.
-        waiting = sorted((id for id, state in states.items() if state == "waiting"), reverse=True)
-        others = sorted(id for id, state in states.items() if state not in ENDED and state != "waiting")
+        known = await self._read(ids, ("person", "state", "parents"))
+        mine = {id: fields for id, fields in known.items() if fields["person"] == person.encode()}
+        states = {id: cast("State", (fields["state"] or b"").decode()) for id, fields in mine.items()}
+        waits = {id: json.loads(mine[id]["parents"] or b"{}") for id, state in states.items() if state == "waiting"}
+        # Those that wait go first, each before what it waits for; then the oldest, which stand in front of queues.
+        waiting = [id for id in reversed([*TopologicalSorter(waits).static_order()]) if id in waits]
+        others = sorted(id for id, state in states.items() if state in UNENDED and id not in waits)
         for some in _in_parts([*waiting, *others]):
             found = await self._run.each("cancel", [(id, person) for id in some])
             states |= {id: _own(id, state) for id, state in zip(some, found, strict=True)}
         return states
 
     async def cancel_everything(self, person: str, states: Collection[State] = UNENDED) -> list[str]:
-        """Cancel all jobs of a person that are in some states; returns their ids."""
-        gone: list[str] = []
+        """Cancel all jobs of a person that are in some states; returns their ids, the newest first."""
+        wanted: list[str] = []
         last = "+"
         while ids := await self._ids_before(person, last, _SWEEP):
-            found = await self.states(person, ids)
-            wanted = [id for id, state in found.items() if state in states]
-            ended = await self.cancel_all(person, wanted)
-            gone += [id for id in wanted if ended[id] == "cancelled"]
+            wanted += [id for id, state in (await self.states(person, ids)).items() if state in states]
             last = f"({ids[-1]}"
-        return gone
+        ended = await self.cancel_all(person, wanted)
+        return [id for id in wanted if ended.get(id) == "cancelled"]
 
     async def delete_result(self, person: str, id: str) -> None:
         """Throw away a result; jobs that already wait for it still get it.
