@@ -90,6 +90,7 @@ class Running:
         self.own = plan.task.spent
         self._with_others = 0.0
         self._since: float | None = clock.shared()
+        self._busy: float | None = None
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
@@ -118,7 +119,10 @@ class Running:
     @property
     def seconds(self) -> float:
         """Time that the job has taken: its own, and that of the forwards, on earlier workers too."""
-        here = 0.0 if self._since is None else self.clock.shared() - self._since
+        if self._since is not None:
+            here = self.clock.shared() - self._since
+        else:
+            here = 0.0 if self._busy is None else time.perf_counter() - self._busy
         return self._with_others + here + self.own
 
     @property
@@ -209,11 +213,12 @@ class Running:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Time that the job spends on its own values."""
-        began = time.perf_counter()
+        self._busy = began = time.perf_counter()
         try:
             yield
         finally:
             took = time.perf_counter() - began
+            self._busy = None
             self.own += took
             self.clock.spent += took
 
