@@ -74,14 +74,19 @@ class Floor:
         """The ids of all jobs that were added and have not ended."""
         return [plan.id for plan in (*self._waiting, *self._retries.plans, *(one.plan for one in self._places))]
 
-    def load(self) -> tuple[int, int]:
+    def load(self, *, staying: bool = False) -> tuple[int, int]:
         """How many jobs wait for forwards, and positions that a turn computes: of a generation that has begun one for
-        each row."""
-        going = [one.plan for one in self._places if id(one.run) in self._generations.begun]
-        waiting = [one.plan for one in self._places if id(one.run) not in self._generations.begun]
-        waiting += [*self._waiting, *self._retries.plans]
+        each row.
+
+        Args:
+            staying: count those alone who are not over with this turn.
+        """
         # one that fills a forward leaves room for others, turn by turn
-        most = max(1, min(self._engine.limits.tokens, self._desk.room()) // 2)
+        most = (min(self._engine.limits.tokens, self._desk.room()) + 1) // 2
+        places = [one for one in self._places if not staying or _stays(one, most)]
+        going = [one.plan for one in places if id(one.run) in self._generations.begun]
+        waiting = [one.plan for one in places if id(one.run) not in self._generations.begun]
+        waiting += [*self._waiting, *self._retries.plans]
         return len(waiting), sum(plan.rows for plan in going) + sum(min(most, _tokens(plan)) for plan in waiting)
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -257,3 +262,9 @@ def _guarded(runs: Sequence[Running], action: Callable[[], object]) -> list[Runn
 def _tokens(plan: Plan) -> int:
     """Positions that a job computes in one forward."""
     return plan.rows * plan.longest if plan.generates else plan.price.tokens // max(1, plan.price.passes)
+
+
+def _stays(one: _Place, most: int) -> bool:
+    """Whether a job needs more forwards than the next one."""
+    plan = one.plan
+    return plan.generates or one.run.done + 1 < plan.price.passes or (plan.splits and plan.price.tokens > most)

@@ -171,13 +171,17 @@ class Serving:
         return sum(job.cost for id, job in self._mine.items() if id in self._next)
 
     async def _take_ahead(self) -> None:
-        """Most of what the next turn may hold; the rest is for those who come meanwhile."""
+        """Most of what the next turn may hold beside those who stay; the rest is for those who come meanwhile."""
         settings = self.settings
+        staying, tokens = (0, 0) if self._floor is None else self._floor.load(staying=True)
+        jobs, left = settings.worker_batch_jobs - staying, self._pace.room * 3 // 4 - tokens
+        if jobs < 1 or left < 1:
+            return
         taken = await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=max(1, settings.worker_batch_jobs - len(self._storing)),
-            max_tokens=max(1, self._pace.room * 3 // 4),
+            max_jobs=max(1, jobs - len(self._storing)),
+            max_tokens=left,
             max_long=0,
             lease_seconds=settings.worker_lease_seconds,
         )
