@@ -17,12 +17,17 @@ from telepatch_worker.decoding import generating
 from telepatch_worker.desk import Desk, Outcome, always
 from telepatch_worker.parties import Party, Retries
 from telepatch_worker.plan import Plan, Task
-from telepatch_worker.requests import Apply, Backward, Decode
+from telepatch_worker.requests import Apply, Backward, Decode, Turn
 from telepatch_worker.running import Clock, Running
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 if TYPE_CHECKING:
     from telepatch_worker.engine import BatchLimits, Engine
+
+_LOOPS_SECONDS = 0.2
+"""The part of a turn that loops have together, in which others have to wait."""
+
+_LEAST_SLICE_SECONDS = 0.005
 
 
 @dataclass(eq=False)
@@ -100,10 +105,17 @@ class Floor:
     def turn(self) -> None:
         """Everybody's next forwards, then one token for everybody who generates."""
         self._let_in()
+        self._share_out()
         self._crowded = len(self._places) > 1
         swept = [run for group in self._groups() for run in self._forwards(group)]
         self._go_on(swept)
         self._go_on(self._generations.turn(self._engine.room(self._limits)))
+
+    def _share_out(self) -> None:
+        """Loops share the time of a turn that is theirs."""
+        loops = [one.run for one in self._places if _pauses(one.run)]
+        for run in loops:
+            run.context.slice = max(_LEAST_SLICE_SECONDS, _LOOPS_SECONDS / len(loops))
 
     # Who begins
 
@@ -267,4 +279,10 @@ def _tokens(plan: Plan) -> int:
 def _stays(one: _Place, most: int) -> bool:
     """Whether a job needs more forwards than the next one."""
     plan = one.plan
-    return plan.generates or one.run.done + 1 < plan.price.passes or (plan.splits and plan.price.tokens > most)
+    more = one.run.done + 1 < plan.price.passes or (plan.splits and plan.price.tokens > most)
+    return plan.generates or more or _pauses(one.run)
+
+
+def _pauses(run: Running) -> bool:
+    """Whether it is in the middle of a loop, and others go first."""
+    return any(isinstance(one, Turn) for one in run.wanted)
