@@ -24,7 +24,10 @@ LOOP = """
     def looping(times):
         with model.session() as s:
             with telepatch.repeat(times, y=1.0) as loop:
-                loop.y = loop.y * 0.5 + 1
+                y = loop.y
+                for _ in range(25):
+                    y = y * 0.5 + 1
+                loop.y = y
             loop.y.save("end")
         return s
 """
@@ -89,7 +92,7 @@ class Terminal:
 
 
 WAITS = """
-    jobs = [looping(1_000_000 // 2 + at) for at in range(3)]
+    jobs = [looping(90_000 + at) for at in range(3)]
     lab.flush()
     print("jobs", *(job.job for job in jobs))
     lab.wait()
@@ -157,7 +160,7 @@ def test_where_nobody_can_be_asked_one_line_says_how_to_cancel(shared: Any, lab:
         process = subprocess.Popen(
             program(WAITS), env=environment(shared, shared.ada), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-    until(lambda: "jobs " in said.read_text())
+    until(lambda: "jobs " in said.read_text() or process.poll() is not None)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
@@ -171,7 +174,7 @@ def test_where_nobody_can_be_asked_one_line_says_how_to_cancel(shared: Any, lab:
 
 def test_jobs_of_a_killed_client_go_on_and_another_one_finds_them(shared: Any, lab: Any) -> None:
     text = """
-        job = looping(2000)
+        job = looping(500)
         with model.trace() as t, t.invoke(ids=[1, 2, 3]):
             model.lm_head.output[:, -1, 0].save("logit")
         lab.flush()
@@ -198,8 +201,11 @@ def test_a_program_cancels_a_trace_and_all_that_it_has_submitted(shared: Any, la
 
     def looping() -> Any:
         with model.session() as s:
-            with telepatch.repeat(400_000, y=1.0) as loop:
-                loop.y = loop.y * 0.5 + 1
+            with telepatch.repeat(90_000, y=1.0) as loop:
+                y = loop.y
+                for _ in range(25):
+                    y = y * 0.5 + 1
+                loop.y = y
             return s, loop.y.save()
 
     first, end = looping()
