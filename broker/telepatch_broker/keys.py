@@ -9,6 +9,7 @@ import re
 
 from telepatch_broker.jobs import LaneName
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.jobs import Priority
 from telepatch_protocol.meta import shown
 
 DOORBELL = "telepatch:doorbell"
@@ -106,9 +107,15 @@ def of_lane(model: str, lane: LaneName, what: str) -> str:
     return of_model(model, f"long:{what}" if lane == "long" else what)
 
 
-def queue(model: str, person: str, lane: LaneName = "interactive") -> str:
-    """List: ids of the jobs of a person that are queued for a model, next one first."""
-    return of_lane(model, lane, f"queue:{person}")
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""In the order in which a person's jobs are taken."""
+
+_LISTS: dict[Priority, str] = {"high": "high", "normal": "queue", "low": "low"}
+
+
+def queue(model: str, person: str, lane: LaneName = "interactive", priority: Priority = "normal") -> str:
+    """List: ids of the jobs of a person of one priority that are queued for a model, next one first."""
+    return of_lane(model, lane, f"{_LISTS[priority]}:{person}")
 
 
 def jobs_of(person: str) -> str:

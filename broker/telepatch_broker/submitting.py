@@ -86,7 +86,7 @@ class Submitter:
         large = {digest: job.attachment for digest, job in pairs if len(job.attachment) > INLINE_LIMIT}
         return {digest: await self._store("in", data) for digest, data in large.items()}
 
-    def _arguments(self, job: NewJob, hash: bytes, uploads: Mapping[bytes, str]) -> Iterator[str | bytes | int]:
+    def _arguments(self, job: NewJob, hash: bytes, uploads: Mapping[bytes, str]) -> Iterator[str | bytes | float]:
         """One job as the script reads it; an order that ``submit.lua`` repeats."""
         blob = uploads.get(hash, "")
         yield from (job.id, job.person, job.model, job.digest(hash), max(job.cost, 1), int(job.alone), job.group)
@@ -96,6 +96,8 @@ class Submitter:
         yield from (self._keep_ms, json.dumps(dict(job.data)) if job.data else "")
         yield "long" if job.lane == "long" else ""
         yield 0 if job.price is None else job.price.saved_bytes
+        yield "" if job.priority == "normal" else job.priority
+        yield "" if job.timeout_seconds is None else job.timeout_seconds
 
 
 def in_order(jobs: Sequence[NewJob]) -> list[int]:

@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from telepatch import lifetime
-from telepatch.conversation import Batch, Conversation, Parcel
+from telepatch.conversation import MAX_JOBS, Batch, Conversation, Parcel
 from telepatch.events import Frame, frames
 from telepatch.habits import Habits
+from telepatch.interrupt import offer
 from telepatch.outcome import Outcome
 from telepatch.progress import PATIENCE_S, Progress
 from telepatch.results import fetch
@@ -76,6 +77,7 @@ class Courier:
         self._habits = Habits()
         self.conversation = Conversation()
         self._closing = False
+        self._interrupted = False
         self._reset()
 
     def _reset(self) -> None:
@@ -128,16 +130,47 @@ class Courier:
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
         self._hurry()
-        with Progress(
-            outcomes,
-            counted=self.conversation.counted,
-            shown=self._progress,
-            silent=lambda: self._silent_since is not None,
-        ) as progress:
-            for outcome in outcomes:
-                progress.tick()
-                while not outcome.ended.wait(PATIENCE_S / 2):
+        try:
+            with Progress(
+                outcomes,
+                counted=self.conversation.counted,
+                shown=self._progress,
+                silent=lambda: self._silent_since is not None,
+            ) as progress:
+                for outcome in outcomes:
                     progress.tick()
+                    while not outcome.ended.wait(PATIENCE_S / 2):
+                        progress.tick()
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
+
+    def interrupted(self) -> None:
+        """Ctrl-C while somebody waits: offer to cancel what is open, and do not make them wait at the end either."""
+        self._interrupted = True
+        with self._lock:
+            left = len(self.conversation.own())
+        offer(left, self.cancel)
+
+    def cancel(self) -> int:
+        """Cancel what was submitted from here and has not ended; returns how many jobs these were."""
+        with self._room:
+            gone = self.conversation.take_back()
+            self._room.notify_all()
+        self.flush(CLOSING_S)
+        with self._lock:
+            left = self.conversation.own()
+        for start in range(0, len(left), MAX_JOBS):
+            gone += self._cancelled(left[start : start + MAX_JOBS])
+        return gone
+
+    def _cancelled(self, jobs: list[str]) -> int:
+        answer = self.run(lambda transport: transport.ask("POST", "/v1/jobs/cancel", {"jobs": jobs}))
+        ended = [one["id"] for one in answer["jobs"] if one.get("state") == "cancelled"]
+        with self._lock:
+            for job in ended:
+                self.conversation.cancelled(job)
+        return len(ended)
 
     async def wait_soon(self, outcomes: list[Outcome]) -> None:
         """As `wait`, for asynchronous programs."""
@@ -177,7 +210,7 @@ class Courier:
         """Send what is left, stop, and give the failures that nobody has looked at."""
         self._closing = True
         if self._loop is not None:
-            if self.flush(CLOSING_S):
+            if self.flush(CLOSING_S) and not self._interrupted:
                 self._see_off()
             self._call(self._stop.set)
             self._thread.join(CLOSING_S)

@@ -21,12 +21,13 @@ from telepatch_protocol.errors import (
     BadArgument,
     CausalLoop,
     DependencyFailed,
+    Forbidden,
     TelepatchError,
     UnknownName,
 )
 from telepatch_protocol.expanding import Expanded
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import JobSpec, JobStatus, Price, SavedMeta
+from telepatch_protocol.jobs import JobSpec, JobStatus, Price, Priority, SavedMeta
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.reading import Reader, text_of
 from telepatch_protocol.sizes import Size
@@ -53,6 +54,8 @@ class Draft:
     expanded: Expanded
     document: bytes
     uses: Uses
+    priority: Priority
+    timeout_seconds: float | None
 
     @property
     def graph(self) -> Graph:
@@ -190,6 +193,7 @@ class Admission:
         model = self._models[graph.model.id]
         if isinstance(model, TelepatchError):
             raise model
+        check_seconds(draft.timeout_seconds, model.card.limits.seconds(long=trains(graph)), model.card.id)
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
         refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
@@ -222,6 +226,8 @@ class Admission:
             saves={name: _saved_meta(meta) for name, meta in checked.saves.items()},
             warnings=checked.warnings,
             lane="long" if trains(draft.graph) else "interactive",
+            priority=draft.priority,
+            timeout_seconds=draft.timeout_seconds,
         )
 
     def _attachment(self, names: frozenset[str]) -> bytes:
@@ -286,6 +292,8 @@ def _draft(
 ) -> Draft:
     documents = received.submission.documents
     check_id(spec.id)
+    if spec.priority == "high" and not received.hurry:
+        raise Forbidden("priority 'high' is not among what this key may ask for; 'normal' and 'low' are")
     if spec.id in taken:
         raise BadArgument(f"two jobs of one submission have the id {spec.id}; each needs its own")
     if not 0 <= spec.document < len(documents):
@@ -302,7 +310,14 @@ def _draft(
     if spec.constants:
         constants = expanded.graph.constants | spec.constants
         expanded = replace(expanded, graph=expanded.graph.with_constants(constants))
-    return Draft(spec.id, expanded, text_of(expanded.graph).encode(), uses_of(expanded.graph))
+    return Draft(
+        spec.id,
+        expanded,
+        text_of(expanded.graph).encode(),
+        uses_of(expanded.graph),
+        spec.priority or "normal",
+        spec.timeout_seconds,
+    )
 
 
 async def _models(
@@ -373,3 +388,9 @@ def known_meta(saved: SavedMeta) -> Meta:
 def _saved_meta(meta: Meta) -> SavedMeta:
     shape = None if meta.shape is None else tuple(dim if isinstance(dim, int) else None for dim in meta.shape)
     return SavedMeta(shape=shape, dtype=meta.dtype)
+
+
+def check_seconds(asked: float | None, most: float, model: str) -> None:
+    """Refuse a time limit that the model's own would cut."""
+    if asked is not None and asked > most:
+        raise BadArgument(f"timeout_seconds is {asked:g}; model '{model}' gives a job like this {most:g} s at the most")

@@ -108,6 +108,7 @@ def _documented(app: FastAPI) -> FastAPI:
                     Problem,
                     Submission,
                     Fragment,
+                    jobs.Cancelling,
                     results.Wanted,
                     words.Tokenize,
                     words.Detokenize,

@@ -44,6 +44,7 @@ class Settings(Variables):
         gateway_job_flops: floating-point operations of one job, as it is priced.
         gateway_models: names of the models that people may use, with commas between them; none is all.
         gateway_jobs: the most jobs of one request.
+        gateway_high_priority: people whose jobs may have high priority: names with commas between them, or ``*``.
         gateway_results: the most results of one request.
         gateway_wait_seconds: the longest that a submission waits for its results.
         gateway_heartbeat_seconds: how often an event stream without events says that it is there.
@@ -76,6 +77,7 @@ class Settings(Variables):
     gateway_job_flops: float | None = Field(default=None, gt=0)
     gateway_models: tuple[str, ...] | None = None
     gateway_jobs: int = Field(default=1000, ge=1)
+    gateway_high_priority: str = ""
     gateway_results: int = Field(default=1000, ge=1)
     gateway_wait_seconds: float = Field(default=60.0, ge=0)
     gateway_heartbeat_seconds: float = Field(default=15.0, gt=0)
@@ -115,6 +117,11 @@ class Settings(Variables):
     def limits(self) -> Limits:
         """What those may have who have no limits of their own."""
         return Limits(**{name: getattr(self, f"gateway_{name}") for name in LIMITS})
+
+    def may_hurry(self, person: str) -> bool:
+        """Whether jobs of this person may have high priority."""
+        named = {name.strip() for name in self.gateway_high_priority.split(",")}
+        return bool(named & {person, "*"})
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:

@@ -69,6 +69,11 @@ def always() -> bool:
     return True
 
 
+def boundless() -> int:
+    """As much at once as goes into a forward."""
+    return 2**31 - 1
+
+
 class Settled:
     """Where it is told how jobs ended."""
 
@@ -82,10 +87,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Desk:
-    """Whom jobs that run talk to."""
+    """Whom jobs that run talk to; `room` says how many tokens of a map go into one turn."""
 
     cancelled: Callable[[], set[str]]
     progress: Progress
     values: Values
     keep: Keep
     settled: Settled
+    room: Callable[[], int] = boundless

@@ -216,6 +216,7 @@ class Engine:
             decode=self._text(),
             together=self._passes.apply and not plan.alone and not plan.grads,
             accord=self.accord,
+            room=desk.room,
         )
 
     def round(self, runs: Sequence[Running], limits: BatchLimits, pauses: Pauses = UNBROKEN) -> None:

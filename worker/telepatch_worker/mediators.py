@@ -108,7 +108,8 @@ class Mediator(interleaver.Mediator):
 
     def handle(self, provider: str, value: Any) -> Any:
         """Serve one moment; more at this visit follow when it is this invoke's turn again."""
-        assert self.pending is not None
+        if self.pending is None:  # another invoke of its job has failed at this very visit
+            return value
         moment: Moment = self.pending.value
         batcher: _Batcher = self.interleaver.batcher
         try:

@@ -27,6 +27,7 @@ from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
 from telepatch_worker.lead import Lead
 from telepatch_worker.long import LongJob, Turns
+from telepatch_worker.pace import Pace
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
@@ -46,6 +47,8 @@ _AHEAD = 0.6
 _VISIT_SECONDS = 0.03
 """How often it is looked for new jobs while a job trains."""
 _SHORT_SECONDS = 0.05
+_NEWCOMERS = 16
+"""Jobs that are taken, where others have filled a worker, of people who have nothing there."""
 _LOOK_SECONDS = 0.005
 """Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
 
@@ -84,6 +87,7 @@ class Serving:
         self._floor: Floor | None = None
         self._visitors = Visitors(lambda: self._floor, engine.model.aside)
         self._long: Turns | None = None
+        self._pace = Pace(settings.worker_batch_tokens, settings.worker_turn_seconds)
         self._took = 0.0
         self._last = 0.0
         self._next: dict[str, Task] = {}
@@ -132,28 +136,34 @@ class Serving:
             await self._long_turn(self._long)
 
     async def _take(self) -> Sequence[TakenJob]:
-        """Jobs for which there is room beside those in hand."""
-        settings = self.settings
+        """Jobs for which there is room beside those in hand; where there is none, of people who have nothing there."""
+        settings, room = self.settings, self._pace.room
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         waiting += len(self._next)
         tokens += self._ahead_tokens()
-        # results of jobs that have ended wait in memory: they count, so that there are never many
-        jobs = min(settings.worker_batch_jobs - waiting, 2 * settings.worker_batch_jobs - len(self._storing))
         idle = not self._long and not self._on_the_floor and not self._next
-        if jobs < 1 or tokens >= settings.worker_batch_tokens:
+        # results of jobs that have ended wait in memory: they count, so that there are never many
+        most = 2 * settings.worker_batch_jobs - len(self._storing)
+        if most < 1:
             if idle:
                 await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
             return ()
+        full = waiting >= settings.worker_batch_jobs or tokens >= room
         return await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=jobs,
-            max_tokens=settings.worker_batch_tokens - tokens,
+            max_jobs=min(most, _NEWCOMERS if full else settings.worker_batch_jobs - waiting),
+            max_tokens=room // 4 if full else room - tokens,
             max_long=0 if self._long else 1,
+            others_than=self._people() if full else (),
             slice_seconds=settings.worker_slice_seconds,
             lease_seconds=settings.worker_lease_seconds,
             wait_seconds=_WAIT_SECONDS if idle else 0.0,
         )
+
+    def _people(self) -> set[str]:
+        """Whose jobs are in hand, those that train apart."""
+        return {job.person for job in self._mine.values() if job.lane == "interactive"}
 
     async def _ahead(self, computing: asyncio.Task[None]) -> None:
         """While a forward runs that takes a while, take and read jobs for the next one."""
@@ -167,21 +177,28 @@ class Serving:
         return sum(job.cost for id, job in self._mine.items() if id in self._next)
 
     async def _take_ahead(self) -> None:
+        """Most of what the next turn may hold beside those who stay; the rest is for those who come meanwhile."""
         settings = self.settings
+        staying, tokens = (0, 0) if self._floor is None else self._floor.load(staying=True)
+        jobs, left = settings.worker_batch_jobs - staying, self._pace.room * 3 // 4 - tokens
+        if jobs < 1 or left < 1:
+            return
         taken = await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=max(1, settings.worker_batch_jobs - len(self._storing)),
-            max_tokens=settings.worker_batch_tokens,
+            max_jobs=max(1, jobs - len(self._storing)),
+            max_tokens=left,
             max_long=0,
             lease_seconds=settings.worker_lease_seconds,
         )
         self._next |= {task.id: task for task in await self._read(taken)}
 
     async def _receive(self, taken: Sequence[TakenJob]) -> None:
-        """Take in hand what was taken at once, and what was taken ahead."""
+        """Take in hand what was taken at once, and what was taken ahead and not cancelled since."""
         tasks = [*self._next.values(), *await self._read(taken)]
         self._next = {}
+        self._let_go(task.id for task in tasks if task.id in self._lost)
+        tasks = [task for task in tasks if task.id in self._mine]
         if not tasks:
             return
         try:
@@ -229,6 +246,7 @@ class Serving:
 
     async def _compute(self) -> None:
         """Let the floor go on, in the engine's thread; what ends there is handed in from here."""
+        _, tokens = self._opened().load()
         began = time.perf_counter()
         try:
             await self._in_thread(_turns, self._opened())
@@ -236,6 +254,7 @@ class Serving:
             self._close()
             raise
         self._last = time.perf_counter() - began
+        self._pace.took(tokens, self._last)
         self._took += self._last
 
     def _close(self) -> None:
@@ -327,6 +346,7 @@ class Serving:
             values=self._from_thread(self._streams.add),
             keep=self._from_thread(self._keeper.keep),
             settled=Settled(lambda outcome: ended(self._copies.begin(outcome))),
+            room=lambda: self._pace.room,
         )
 
     def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:

@@ -20,7 +20,15 @@ local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. wh
 
 -- What each of a model's two lanes has for itself: people, served, clock, and a queue for each person.
 local function line_key(model, lane, what) return lane_key(model, lane == 'long' and 'long:' .. what or what) end
-local function queue_key(job) return line_key(job.model, job.lane, 'queue:' .. job.person) end
+
+-- A person's queue in a lane is three lists, the first to be served first. A job of high priority counts for more, and as
+-- long as one waits, its owner is a little ahead of the others: by so many tokens, or milliseconds.
+local PRIORITIES = { 'high', 'normal', 'low' }
+local LISTS = { high = 'high:', normal = 'queue:', low = 'low:' }
+local COUNTS_FOR, HEAD_START = { high = 4 }, { [''] = 4096, long = 30000 }
+local function list_key(job, priority) return line_key(job.model, job.lane, LISTS[priority] .. job.person) end
+local function priority_of(job) return job.priority and job.priority ~= '' and job.priority or 'normal' end
+local function queue_key(job) return list_key(job, priority_of(job)) end
 local function person_key(person, what) return 'telepatch:person:' .. person .. ':' .. what end
 
 local function upload_key(person, digest) return person_key(person, 'upload:' .. digest) end
@@ -36,7 +44,7 @@ local function now()
 end
 
 local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data',
-  'promised', 'charged', 'since' }
+  'promised', 'charged', 'since', 'priority' }
 
 -- What scripts need to know of a job, or nil if there is no such job.
 local function read(id)
@@ -111,11 +119,15 @@ local function wake(model)
   if redis.call('LLEN', key) == 0 then redis.call('RPUSH', key, '1') end
 end
 
--- About how many jobs go first: people take turns, so `index` of one's own wait for as many of everybody else.
+-- About how many jobs go first: people take turns, so those of one's own that do wait for as many of everybody else.
 local function position(job, index)
   local people = line_key(job.model, job.lane, 'people')
   local queued = tonumber(redis.call('HGET', lane_key(job.model, 'counts'), 'queued') or 1)
   local rank = redis.call('ZRANK', people, job.person) or 0
+  for _, priority in ipairs(PRIORITIES) do
+    if priority == priority_of(job) then break end
+    index = index + redis.call('LLEN', list_key(job, priority))
+  end
   return math.max(0, math.min(queued - 1, index * redis.call('ZCARD', people) + rank))
 end
 
@@ -133,8 +145,22 @@ local function enter(job)
   redis.call('ZREM', line_key(job.model, job.lane, 'served'), job.person)
 end
 
+-- Somebody's first job of high priority has come, or the last one has gone.
+local function hurry(job, length)
+  if priority_of(job) ~= 'high' or length ~= 1 then return end
+  redis.call('ZINCRBY', line_key(job.model, job.lane, 'people'), -HEAD_START[job.lane], job.person)
+end
+
+local function hurry_no_more(job)
+  if priority_of(job) ~= 'high' or redis.call('EXISTS', queue_key(job)) == 1 then return end
+  redis.call('ZINCRBY', line_key(job.model, job.lane, 'people'), HEAD_START[job.lane], job.person)
+end
+
 local function leave_if_idle(job)
-  if redis.call('EXISTS', queue_key(job)) == 1 then return end
+  hurry_no_more(job)
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', list_key(job, priority)) == 1 then return end
+  end
   local people = line_key(job.model, job.lane, 'people')
   local time = redis.call('ZSCORE', people, job.person)
   if time then redis.call('ZADD', line_key(job.model, job.lane, 'served'), time, job.person) end
@@ -144,6 +170,7 @@ end
 local function enqueue(job, at, front)
   local length = redis.call(front and 'LPUSH' or 'RPUSH', queue_key(job), job.id)
   enter(job)
+  hurry(job, length)
   move(job, 'queued')
   redis.call('HSET', job_key(job.id), 'queued', at)
   event(job, 'queued', at, cjson.encode({ position = position(job, front and 0 or length - 1) }))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
 
-from telepatch_broker.events import check_place
+from telepatch_broker.events import AT_ONCE, check_place
 from telepatch_broker.jobs import Result
 from telepatch_broker.people import Caller
 from telepatch_protocol.jobs import INLINE_LIMIT, Event
@@ -52,8 +52,13 @@ async def _stream(known: Caller, found: Services, start: str, missed: bool, only
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
+    last = start
     async with found.hub.bunches(known.person, start) as arriving:
         async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            # so many at once come to slow readers, for whom not all may have been kept
+            if len(bunch) >= AT_ONCE and await found.log.missed(person, last):
+                yield frame(last, "missed", {"after": last})
+            last = bunch[-1].id if bunch else last
             events = [event for event in bunch if not only or event.job in only]
             results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
             if not still:
