@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import telepatch
 from telepatch_server.keys import add
 
 TOKEN = "a-token-that-workers-show"
@@ -102,6 +103,10 @@ class Fleet:
         lease = {"TELEPATCH_WORKER_LEASE_SECONDS": "2", "TELEPATCH_WORKER_THREADS": "1"}
         return self._start("worker", "--model", model, **lease, **more)[0]
 
+    def has_blob(self, size: int) -> bool:
+        """Whether the gateways' folder holds something of that many bytes or more."""
+        return any(one.stat().st_size >= size for one in (self.folder / "blobs").rglob("*"))
+
     def said(self, part: str) -> str:
         """The end of what a kind of part has logged."""
         return "\n".join(file.read_text()[-2000:] for file in self.folder.glob(f"{part}-*.log"))
@@ -111,9 +116,19 @@ class Fleet:
         log = self.folder / f"{part}-{len(self.processes)}.log"
         command = [sys.executable, "-P", "-m", "telepatch", part, *words]
         with log.open("w") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, text=True, env=environment(**shared, **more))
+            process = subprocess.Popen(command, stdout=said, stderr=said, text=True, env=environment(**(shared | more)))
         self.processes.append(process)
         return process, log
+
+
+def read(lab: telepatch.Lab, model: str, words: int = 1) -> tuple[int, ...]:
+    """The shape of the logits of a prompt of so many words; every layer is saved beside them."""
+    served = lab.model(model)
+    with served.trace("word " * words):
+        layers = [served.blocks[at].resid_post.save() for at in range(4)]
+        logits = served.unembed.output.save()
+    telepatch.gather(layers)
+    return tuple(logits.numpy().shape)
 
 
 def environment(**more: str) -> dict[str, str]:

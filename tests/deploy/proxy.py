@@ -50,11 +50,13 @@ class Proxy:
         url: with https.
         plain: without.
         trust: what believes its certificate.
+        authority: a file that says who signed it.
     """
 
     url: str
     plain: str
     trust: ssl.SSLContext
+    authority: Path
 
     def transport(self) -> httpx.AsyncHTTPTransport:
         """What carries a client's requests."""
@@ -65,6 +67,7 @@ def written(folder: Path, gateways: Sequence[int], tls: int, plain: int) -> trus
     """The configuration with addresses and a certificate of this test; all else is as it is shipped."""
     authority = trustme.CA()
     certificate = authority.issue_cert("telepatch.example.org", "127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(folder / "certificate.pem", append=True)
@@ -99,7 +102,7 @@ def proxy(folder: Path, gateways: Sequence[int]) -> Iterator[Proxy]:
     authority.configure_trust(trust)
     with (folder / "nginx.log").open("w") as log:
         process = subprocess.Popen(command(folder), stdout=log, stderr=log, text=True)
-    made = Proxy(f"https://127.0.0.1:{tls}", f"http://127.0.0.1:{plain}", trust)
+    made = Proxy(f"https://127.0.0.1:{tls}", f"http://127.0.0.1:{plain}", trust, folder / "authority.pem")
     try:
         with httpx.Client(verify=trust) as http:
             until(lambda: _answers(http, made.url), f"nginx: {(folder / 'nginx.log').read_text()}", 30)

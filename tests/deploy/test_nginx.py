@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from tests.deploy.fleet import Fleet, Gateway, answers, fleet, until
+from tests.deploy.fleet import TOKEN, Fleet, Gateway, answers, fleet, read, until
 from tests.deploy.proxy import CONFIGURATION, Proxy, command, proxy, written
 
 import telepatch
@@ -216,3 +216,23 @@ def test_a_body_that_is_too_large_is_refused_in_the_gateways_words(running: Flee
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         answer = http.post(f"{front.url}/v1/jobs", content=b" " * (65 * 2**20), headers=headers, timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_on_another_host_sends_large_results_through_the_proxy(running: Fleet, tmp_path: Path) -> None:
+    key = running.key("ada")
+    gateways = [running.gateway() for _ in range(2)]
+    (tmp_path / "nginx").mkdir()
+    with proxy(tmp_path / "nginx", [one.port for one in gateways]) as front:
+        own = {
+            "TELEPATCH_GATEWAY_URL": front.url,
+            "TELEPATCH_WORKER_TOKEN": TOKEN,
+            "SSL_CERT_FILE": str(front.authority),
+        }
+        worker = running.worker(MODEL, **own)
+        until(lambda: answers(f"{gateways[0].url}/readyz") or worker.poll() is not None, "a worker")
+        assert worker.poll() is None, running.said("worker")
+        with connected(front, key) as lab:
+            assert read(lab, MODEL, 45) == (1, 225, 257)
+        assert running.has_blob(300_000)

@@ -19,7 +19,7 @@ import asyncssh
 import httpx
 import pytest
 import redis
-from tests.deploy.fleet import TOKEN, end, environment, fleet, free_port, until
+from tests.deploy.fleet import TOKEN, end, environment, fleet, free_port, read, until
 
 import telepatch
 from telepatch_broker.launcher import find_server
@@ -191,16 +191,6 @@ def _pong(client: redis.Redis) -> bool:
         return False
 
 
-def read(lab: telepatch.Lab, model: str, words: int = 1) -> tuple[int, ...]:
-    """The shape of the logits of a prompt of so many words; every layer is saved beside them."""
-    served = lab.model(model)
-    with served.trace("word " * words):
-        layers = [served.blocks[at].resid_post.save() for at in range(4)]
-        logits = served.unembed.output.save()
-    telepatch.gather(layers)
-    return tuple(logits.numpy().shape)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_serves_through_ssh_and_ends_in_order_when_its_time_is_up(tmp_path: Path) -> None:
@@ -222,7 +212,7 @@ def test_a_worker_serves_through_ssh_and_ends_in_order_when_its_time_is_up(tmp_p
             with telepatch.connect(gateway.url, key, progress=False) as lab:
                 # 400 kB, which do not ride along in the queue: a blob, which the worker sends to the gateway.
                 assert read(lab, "gpt2-random", 45) == (1, 225, 257)
-                assert any(one.stat().st_size > 300_000 for one in (tmp_path / "blobs").rglob("*"))
+                assert running.has_blob(300_000)
                 before = len(login.connections)
                 login.cut()
                 until(lambda: len(login.connections) > 0, said(tmp_path), 60)
