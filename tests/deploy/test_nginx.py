@@ -229,6 +229,7 @@ def test_a_worker_on_another_host_sends_large_results_through_the_proxy(running:
             "TELEPATCH_GATEWAY_URL": front.url,
             "TELEPATCH_WORKER_TOKEN": TOKEN,
             "SSL_CERT_FILE": str(front.authority),
+            "TELEPATCH_BLOBS": str(tmp_path / "elsewhere"),
         }
         worker = running.worker(MODEL, **own)
         until(lambda: answers(f"{gateways[0].url}/readyz") or worker.poll() is not None, "a worker")
