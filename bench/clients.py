@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.load import Crowd, Seen, crowd
+from bench.crowd import Crowd, Seen, crowd
 from bench.local import Local
 from bench.measure import Times
 from bench.report import Figure, bars, curves, given, keep, parser
