@@ -67,19 +67,25 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def known(self, key: str) -> str | None:
+        """Whose key this is, if it was good before: that takes no time, however many keys there are."""
+        self._refresh()
+        return self._known.get(self._digest(key))
+
     def person(self, key: str) -> str | None:
         """Whose key this is, or None; takes the same time for every key that was not good before."""
-        self._refresh()
-        digest = hmac.digest(self._secret, key.encode(), "sha256")
-        found = self._known.get(digest)
+        found = self.known(key)
         if found is not None:
             return found
         for entry in self._entries:
             if hmac.compare_digest(_hash(entry.salt, key), entry.hash):
                 found = entry.name
         if found is not None:
-            self._known[digest] = found  # not the key itself, and no more of them than there are keys
+            self._known[self._digest(key)] = found  # not the key itself, and no more of them than there are keys
         return found
+
+    def _digest(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode(), "sha256")
 
     def _refresh(self) -> None:
         try:

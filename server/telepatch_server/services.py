@@ -18,6 +18,7 @@ from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
 from telepatch_broker.shared import check_shared
 from telepatch_server.catalogue import Catalogue
+from telepatch_server.guesses import Guesses
 from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Metrics
 from telepatch_server.settings import Settings
@@ -39,6 +40,7 @@ class Services:
         log: events as they are stored.
         hub: events as they happen.
         metrics: what it counts.
+        guesses: wrong keys of late.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
@@ -53,6 +55,7 @@ class Services:
     log: EventLog
     hub: EventHub
     metrics: Metrics
+    guesses: Guesses = field(default_factory=Guesses)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 

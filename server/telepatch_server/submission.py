@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 
@@ -45,12 +45,16 @@ class Attached:
 
 @dataclass(frozen=True)
 class Received:
-    """A submission as it arrived; `bare` for a document without one, `large` for work that must not block others."""
+    """A submission as it arrived; `bare` for a document without one, `large` for work that must not block others.
+
+    `most` is how many bytes its documents and attachments may have, each counted as often as it is queued.
+    """
 
     submission: Submission
     attached: Attached
     bare: bool = False
     large: bool = False
+    most: int = 2**62
 
 
 async def receive(request: Request, settings: Settings, *, dry_run: bool) -> Received:
@@ -70,7 +74,7 @@ async def receive(request: Request, settings: Settings, *, dry_run: bool) -> Rec
         raise PayloadTooLarge(f"the request has {jobs} jobs; one request may have {settings.gateway_jobs}")
     if jobs == 0:
         raise BadArgument("the request has no jobs; give 'jobs' at least one {id, document}")
-    return received
+    return replace(received, most=settings.gateway_documents_bytes)
 
 
 async def _parts(request: Request, settings: Settings) -> tuple[bytes, bytes]:

@@ -1,0 +1,215 @@
+"""Keys that are guessed, stolen by halves, or sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.attacks.raw import Line
+
+from telepatch_protocol.errors import RateLimited
+from telepatch_server import guesses, keys
+from telepatch_server.guesses import FREE, WAITING, Guesses, neighbourhood
+from telepatch_server.keys import KeyRing
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> tuple[KeyRing, list[str]]:
+    """Keys of five people."""
+    made = [keys.add(tmp_path / "keys.json", f"p{at}") for at in range(5)]
+    return KeyRing(tmp_path / "keys.json"), made
+
+
+def near(key: str) -> list[str]:
+    """Keys that are almost a good one."""
+    flipped = key[:-1] + ("A" if key[-1] != "A" else "B")
+    return [
+        flipped,
+        key[:-1],
+        key + "A",
+        key.upper(),
+        key.lower(),
+        key[3:],
+        f"tp_{key}",
+        "",
+        "tp_",
+        key + "\x00",
+        "*",
+        "%",
+    ]
+
+
+def test_a_key_that_is_almost_good_is_not(people: dict[str, httpx.Client]) -> None:
+    key = people["ada"].headers["authorization"].partition(" ")[2]
+    for wrong in near(key):
+        answer = people["nobody"].get(
+            "/v1/me", headers={"Authorization": f"Bearer {wrong}".encode("latin-1")} if "\x00" not in wrong else {}
+        )
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_no_answer_tells_how_wrong_a_key_is(people: dict[str, httpx.Client]) -> None:
+    key = people["ada"].headers["authorization"].partition(" ")[2]
+    wrong = [one for one in near(key) if one.strip() and "\x00" not in one]
+    told = {people["nobody"].get("/v1/me", headers={"Authorization": f"Bearer {one}"}).text for one in wrong}
+    assert len(told) == 1
+
+
+def test_every_wrong_key_is_held_against_every_key_whether_it_is_close_or_not(
+    ring: tuple[KeyRing, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work is counted, not time: as many hashes for a key of the first person as for one of nobody."""
+    found, made = ring
+    hashed: list[str] = []
+    plain = keys._hash
+    monkeypatch.setattr(keys, "_hash", lambda salt, key: hashed.append(key) or plain(salt, key))
+    counts = set()
+    for key in (*near(made[0]), *near(made[4]), made[0], made[4]):
+        hashed.clear()
+        found.person(key)
+        counts.add(len(hashed))
+    assert counts == {5}
+    assert found.known(made[0]) == "p0"
+    hashed.clear()
+    assert found.person(made[0]) == "p0"
+    assert hashed == [], "one that was good before is known without a look at the others"
+
+
+def test_the_file_holds_nothing_to_log_in_with(ring: tuple[KeyRing, list[str]], tmp_path: Path) -> None:
+    found, made = ring
+    text = (tmp_path / "keys.json").read_text()
+    assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
+    for key in made:
+        assert key not in text
+        assert hashlib.sha256(key.encode()).hexdigest() not in text, "without a salt, one look-up would find it"
+    for entry in found._entries:
+        assert found.person(entry.hash) is None
+        assert found.person(entry.salt) is None
+
+
+async def test_whoever_shows_many_wrong_keys_waits_and_nobody_else(
+    ring: tuple[KeyRing, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "PAUSE_SECONDS", 0.05)
+    found, made = ring
+    watch = Guesses()
+    assert await watch.person(found, made[0], "10.0.0.1") == "p0"
+    for at in range(FREE):
+        assert await watch.person(found, f"tp_{at}", "10.0.0.1") is None
+    looked = 0
+    plain = found.person
+
+    def count(key: str) -> str | None:
+        nonlocal looked
+        looked += 1
+        return plain(key)
+
+    monkeypatch.setattr(found, "person", count)
+    begun = time.monotonic()
+    wrong = [asyncio.create_task(watch.person(found, f"tp_x{at}", "10.0.0.1")) for at in range(WAITING + 30)]
+    await asyncio.sleep(0)
+    assert await watch.person(found, made[0], "10.0.0.1") == "p0", "a key that was good before never waits"
+    assert await watch.person(found, made[1], "10.0.0.2") == "p1", "nor does anybody elsewhere"
+    assert time.monotonic() - begun < 0.04
+    answers = await asyncio.gather(*wrong, return_exceptions=True)
+    assert sum(isinstance(one, RateLimited) for one in answers) == 30
+    assert looked == WAITING + 1
+    assert await watch.person(found, made[2], "10.0.0.1") == "p2", (
+        "a good key that is new here is found, a little later"
+    )
+
+
+async def test_addresses_are_forgotten_and_never_many(
+    ring: tuple[KeyRing, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "_ADDRESSES", 100)
+    found, _ = ring
+    watch = Guesses()
+    for at in range(300):
+        await watch.person(found, "tp_wrong", f"10.0.{at // 256}.{at % 256}")
+    assert len(watch._shown) == 100
+    for _ in range(FREE):
+        await watch.person(found, "tp_wrong", "10.9.9.9")
+    monkeypatch.setattr(guesses, "FORGOTTEN_SECONDS", 0.0)
+    begun = time.monotonic()
+    await watch.person(found, "tp_wrong", "10.9.9.9")
+    assert time.monotonic() - begun < guesses.PAUSE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("", "", True),
+    ],
+)
+def test_an_address_stands_for_all_that_its_owner_has(one: str, other: str, same: bool) -> None:
+    assert (neighbourhood(one) == neighbourhood(other)) is same
+
+
+def test_the_gateway_slows_down_whoever_guesses(
+    people: dict[str, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "PAUSE_SECONDS", 0.2)
+    assert people["ada"].get("/v1/me").status_code == 200
+    wrong = {"Authorization": "Bearer tp_wrong"}
+    for _ in range(FREE):
+        assert people["nobody"].get("/v1/me", headers=wrong).status_code == 401
+    begun = time.monotonic()
+    assert people["nobody"].get("/v1/me", headers=wrong).status_code == 401
+    assert time.monotonic() - begun >= 0.2
+    assert people["ada"].get("/v1/me").status_code == 200
+
+
+def test_two_keys_in_one_request_are_none(people: dict[str, httpx.Client]) -> None:
+    """A proxy that looks at the first one and a gateway that looks at the last would not agree who is asking."""
+    base = people["nobody"].base_url
+    ada, bob = (people[name].headers["authorization"] for name in ("ada", "bob"))
+    for pair in ((ada, bob), (ada, "Bearer tp_wrong"), ("Bearer tp_wrong", ada), (ada, ada)):
+        wire = Line(base.host, base.port or 80)
+        answer = wire.ask("GET", "/v1/me", *(f"Authorization: {one}" for one in pair))
+        wire.close()
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "bearer", "BEARER", "Bearer:", "Token", "", "Negotiate"])
+def test_only_one_scheme_is_known(people: dict[str, httpx.Client], scheme: str) -> None:
+    key = people["ada"].headers["authorization"].partition(" ")[2]
+    status = people["nobody"].get("/v1/me", headers={"Authorization": f"{scheme} {key}".strip()}).status_code
+    assert status == (200 if scheme.lower() == "bearer" else 401)
+
+
+@pytest.mark.parametrize("place", ["/v1/me?api_key={}", "/v1/me?token={}", "/v1/me?access_token={}"])
+def test_a_key_in_an_address_opens_nothing(people: dict[str, httpx.Client], place: str) -> None:
+    """Addresses stand in logs and histories."""
+    key = people["ada"].headers["authorization"].partition(" ")[2]
+    assert people["nobody"].get(place.format(key)).status_code in (401, 422)
+    assert people["nobody"].get("/v1/me", headers={"Cookie": f"key={key}", "X-API-Key": key}).status_code == 401
+
+
+def test_a_person_s_key_is_no_worker_s_and_the_other_way_round(
+    serve: Callable[..., httpx.Client], settings: Any, published: object, tmp_path: Path
+) -> None:
+    token = "a-token-of-some-length"
+    key = keys.add(tmp_path / "k.json", "ada")
+    changes = {"keys_file": tmp_path / "k.json", "worker_token": token, "blobs": tmp_path / "blobs"}
+    http = serve(settings.model_copy(update=changes))
+
+    def status(path: str, secret: str) -> int:
+        return http.get(path, headers={"Authorization": f"Bearer {secret}"}).status_code
+
+    assert status("/v1/worker/blobs", token) == 200
+    assert status("/v1/worker/blobs", key) == 401
+    assert status("/v1/worker/blobs", token[:-1]) == 401
+    assert status("/v1/me", key) == 200
+    assert status("/v1/me", token) == 401
