@@ -25,8 +25,8 @@ Array = npt.NDArray[np.generic]
 MAX_HEADER = 16 * 2**20
 """Bytes that a header may take."""
 
-MAX_AXES = 32
-"""How many axes a tensor may have: more than numpy can hold everywhere."""
+MAX_AXES = 64
+"""How many axes a tensor may have."""
 
 _MOST_ELEMENTS = 2**62
 
@@ -104,7 +104,10 @@ def decode(data: bytes) -> dict[str, Tensor]:
     Raises:
         ProtocolError: not such a file, or one whose header lies.
     """
-    return {name: _read(data, entry) for name, entry in _read_header(data).items()}
+    try:
+        return {name: _read(data, entry) for name, entry in _read_header(data).items()}
+    except ValueError as error:  # more axes than this numpy can hold
+        raise ProtocolError(f"the safetensors file holds a tensor that numpy cannot: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,10 @@ class Line:
         """A request written out by hand; the host is the gateway's own, unless given."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.address if host is None else host}", *headers]
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-        return self.answer()
+        return self.answer(bare=method == "HEAD")
 
-    def answer(self) -> Answer:
-        """The next whole answer; status 0 where the line was closed instead."""
+    def answer(self, *, bare: bool = False) -> Answer:
+        """The next whole answer, or its head alone; status 0 where the line was closed instead."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = self._receive()
@@ -42,7 +42,7 @@ class Line:
             data += piece
         head, _, body = data.partition(b"\r\n\r\n")
         named = dict(one.lower().split(b": ", 1) for one in head.split(b"\r\n")[1:])
-        length = int(named.get(b"content-length", b"0"))
+        length = 0 if bare else int(named.get(b"content-length", b"0"))
         while len(body) < length and (piece := self._receive()):
             body += piece
         return Answer(int(head.split()[1]), head, body)
