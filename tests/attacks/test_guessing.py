@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ def near(key: str) -> list[str]:
 def test_a_key_that_is_almost_good_is_not(people: dict[str, httpx.Client]) -> None:
     key = people["ada"].headers["authorization"].partition(" ")[2]
     for wrong in near(key):
-        answer = people["nobody"].get(
-            "/v1/me", headers={"Authorization": f"Bearer {wrong}".encode("latin-1")} if "\x00" not in wrong else {}
-        )
-        assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == "Bearer"
+        with closing(Line(people["nobody"].base_url.host, people["nobody"].base_url.port or 80)) as wire:
+            answer = wire.ask("GET", "/v1/me", f"Authorization: Bearer {wrong}")
+        assert answer.status == (400 if "\x00" in wrong else 401)
+        assert answer.status == 400 or b"www-authenticate: bearer" in answer.head.lower()
 
 
 def test_no_answer_tells_how_wrong_a_key_is(people: dict[str, httpx.Client]) -> None:

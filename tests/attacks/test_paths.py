@@ -24,11 +24,47 @@ METHODS = ("GET", "HEAD", "PUT", "DELETE")
 SECRET = "the operator's own"
 
 TRICKS = [
-    "..", ".", "../secret", "../../secret", "a/../../secret", "/etc/passwd", "//etc/passwd", "..\\secret", "C:\\secret",
-    "\\\\host\\share", "secret\x00.bin", "\x00", "%2e%2e%2fsecret", "..%2fsecret", "%2e%2e/secret", "..%c0%af", "%252e%252e%252fsecret",
-    "~/secret", "$HOME", "file:///etc/passwd", "a\nb", "a\r\nb", " ", "a ", "\u2025/secret", "\uff0e\uff0e/secret", "․․/secret",
-    "..\u2215secret", "\u202e", "x" * 5000, "CON", ".hidden", "-rf", "*", "?", "{a,b}", "|true", ";true", "`true`", "$(true)",
-]  # fmt: skip
+    "..",
+    ".",
+    "../secret",
+    "../../secret",
+    "a/../../secret",
+    "/etc/passwd",
+    "//etc/passwd",
+    "..\\secret",
+    "C:\\secret",
+    "\\\\host\\share",
+    "secret\x00.bin",
+    "\x00",
+    "%2e%2e%2fsecret",
+    "..%2fsecret",
+    "%2e%2e/secret",
+    "..%c0%af",
+    "%252e%252e%252fsecret",
+    "~/secret",
+    "$HOME",
+    "file:///etc/passwd",
+    "a\nb",
+    "a\r\nb",
+    " ",
+    "a ",
+    "\u2025/secret",
+    "\uff0e\uff0e/secret",
+    "․․/secret",
+    "..\u2215secret",
+    "\u202e",
+    "x" * 5000,
+    "CON",
+    ".hidden",
+    "-rf",
+    "*",
+    "?",
+    "{a,b}",
+    "|true",
+    ";true",
+    "`true`",
+    "$(true)",
+]
 FINE = {"CON", "-rf"}
 """Names that are allowed in a folder, and mean nothing else there."""
 
@@ -86,9 +122,17 @@ def test_workers_reach_nothing_but_blobs_through_the_gateway(
 @pytest.mark.parametrize("name", TRICKS)
 def test_ids_digests_and_names_in_paths_are_only_that(http: httpx.Client, line: Callable[[], Line], name: str) -> None:
     calls = [
-        ("GET", "/v1/jobs/{}"), ("GET", "/v1/jobs/{}/result"), ("DELETE", "/v1/jobs/{}"), ("GET", "/v1/data/{}"), ("PUT", "/v1/data/{}"),
-        ("DELETE", "/v1/data/{}"), ("GET", "/v1/edits/{}"), ("PUT", "/v1/edits/{}"), ("DELETE", "/v1/edits/{}"), ("GET", "/v1/models/{}"),
-    ]  # fmt: skip
+        ("GET", "/v1/jobs/{}"),
+        ("GET", "/v1/jobs/{}/result"),
+        ("DELETE", "/v1/jobs/{}"),
+        ("GET", "/v1/data/{}"),
+        ("PUT", "/v1/data/{}"),
+        ("DELETE", "/v1/data/{}"),
+        ("GET", "/v1/edits/{}"),
+        ("PUT", "/v1/edits/{}"),
+        ("DELETE", "/v1/edits/{}"),
+        ("GET", "/v1/models/{}"),
+    ]
     for path in spelled(name):
         for method, call in calls:
             wire = line()
@@ -111,11 +155,13 @@ def test_names_in_documents_are_names(http: httpx.Client, graph: Make, name: str
         graph(nodes=[{"kind": "call", "id": "h", "op": name}]),
         graph(constants={"prompt": "a", "layer": 1, "t": {"tensor": name}}, nodes=[{**node, "index": ["$t"]}]),
         graph(constants={"prompt": "a", "layer": 1, "t": {"data": name}}, nodes=[{**node, "index": ["$t"]}]),
-        graph(constants={"prompt": "a", "layer": 1, "t": {"result": name, "name": "h"}}, nodes=[{**node, "index": ["$t"]}]),
+        graph(
+            constants={"prompt": "a", "layer": 1, "t": {"result": name, "name": "h"}}, nodes=[{**node, "index": ["$t"]}]
+        ),
         graph(runs=[{"id": "r", "invokes": [{"id": "a", "text": "hi", "edits": [{"name": name}]}]}]),
         graph(options={"adapter": name}),
         graph(protocol=[1, 1], edits={name: {}}),
-    ]  # fmt: skip
+    ]
     bodies = [{**plain, "documents": [one], "jobs": [{"id": new_job_id()}]} for one in documents]
     bodies += [{**plain, "jobs": [{"id": name}]}, {**plain, "attachment": base64.b64encode(name.encode()).decode()}]
     for body in bodies:
