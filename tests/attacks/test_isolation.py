@@ -157,7 +157,10 @@ def kinds(dice: random.Random, number: int) -> list[Task]:
     }
     loss = {"kind": "call", "id": "s", "op": "sum", "args": ["$z"]}
     grad = {"kind": "grad", "id": "g", "of": "$s", "wrt": ["$h"]}
-    edited = {"nodes": [{"kind": "get", "id": "d", "site": "blocks.1:resid_post.grad", "invoke": "a"}], "out": {"d": "$d"}}
+    edited = {
+        "nodes": [{"kind": "get", "id": "d", "site": "blocks.1:resid_post.grad", "invoke": "a"}],
+        "out": {"d": "$d"},
+    }
     generated = {"id": "r", "generate": {"max_new_tokens": 5}, "invokes": [{"id": "x", "ids": PROMPTS[1]}]}
     drawn = {**generated, "generate": {"max_new_tokens": 5, "temperature": 1.5, "top_k": 50}}
     noise = {"kind": "call", "id": "n", "op": "randn", "args": [[4]], "kwargs": {"key": dice.randint(0, 9)}}
