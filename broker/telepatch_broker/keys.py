@@ -66,9 +66,10 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def check_name(what: str, name: str) -> str:
     """The name of a model, person or worker, if it can stand in a key."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not name.isprintable():
         raise BadArgument(
-            f"the {what} is named {shown(name)}; 1 to 200 characters without white space and braces can be"
+            f"the {what} is named {shown(name)}; 1 to 200 characters that can be seen, without white space and braces, "
+            "can be"
         )
     return name
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +26,7 @@ from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
 from telepatch_broker.submitting import Submitter
-from telepatch_protocol.errors import Conflict, ErrorRecord, NotFound
+from telepatch_protocol.errors import BadArgument, Conflict, ErrorRecord, NotFound
 from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, UNENDED, Accepted, SavedMeta, State
 
 _TAKEN = (
@@ -305,7 +306,8 @@ class Lane(Records):
         now = await now_ms(self._redis)
         while names := await self._garbage(now):
             for name in names:
-                await self._blobs.delete(name.decode())
+                with suppress(BadArgument):  # nothing of ours is named so, and it must not keep the others here
+                    await self._blobs.delete(name.decode(errors="replace"))
             await self._redis.zrem(keys.GARBAGE, *names)
 
     async def _garbage(self, now: int) -> list[bytes]:

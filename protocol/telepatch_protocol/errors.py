@@ -50,6 +50,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from telepatch_protocol.printable import printable, short
 from telepatch_protocol.within import Within
 
 
@@ -113,7 +114,7 @@ class TelepatchError(Exception):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file and self.line else ""
         inside = ", ".join(f"in {one}" for one in self.within)
-        return f"{where}{self.detail}" + (f" [{inside}]" if inside else "")
+        return printable(f"{where}{self.detail}" + (f" [{inside}]" if inside else ""))
 
     @classmethod
     def code(cls) -> str:
@@ -133,14 +134,14 @@ class TelepatchError(Exception):
         return self
 
     def record(self) -> ErrorRecord:
-        """This error as data."""
+        """This error as data; what is longer than anybody reads is cut, because it may travel once per job."""
         return ErrorRecord(
             code=self.code(),
-            detail=self.detail,
-            node=self.node,
-            file=self.file,
+            detail=short(self.detail),
+            node=_cut(self.node),
+            file=_cut(self.file),
             line=self.line,
-            parent=self.parent,
+            parent=_cut(self.parent),
             within=self.within,
         )
 
@@ -300,6 +301,10 @@ class Unavailable(ServiceError):
 
 class ConnectionFailed(ServiceError):
     """The gateway cannot be reached."""
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else short(text, 400)
 
 
 def _tree(root: type[TelepatchError]) -> dict[str, type[TelepatchError]]:

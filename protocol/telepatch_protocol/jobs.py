@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import FailFast, Field, JsonValue
 
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import ErrorRecord
@@ -62,8 +62,8 @@ class Submission(Frozen):
     ``{"tensor": name}`` constants.
     """
 
-    documents: tuple[dict[str, JsonValue], ...]
-    jobs: tuple[JobSpec, ...]
+    documents: Annotated[tuple[dict[str, JsonValue], ...], FailFast()]
+    jobs: Annotated[tuple[JobSpec, ...], FailFast()]
     dry_run: bool = False
     attachment: str | None = None
 

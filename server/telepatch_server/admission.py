@@ -22,6 +22,7 @@ from telepatch_protocol.errors import (
     CausalLoop,
     DependencyFailed,
     Forbidden,
+    PayloadTooLarge,
     TelepatchError,
     UnknownName,
 )
@@ -98,7 +99,8 @@ async def admit(
     graphs = await aside(received.large, lambda: decode_all(received, catalogue.reader))
     models = await _models(graphs, catalogue, person, limits)
     stored = await stored_edits(graphs, person, edits)
-    drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored))
+    most = received.most
+    drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored, most))
     earlier = await _earlier(drafts, person, lane)
     placed = [draft.expanded for draft in drafts if isinstance(draft, Draft)]
     earlier |= await lost_results(placed, person, lane)
@@ -120,14 +122,23 @@ def draft_all(
     graphs: list[Graph | TelepatchError],
     models: Mapping[str, Model | TelepatchError],
     stored: Found,
+    most: int = 2**62,
 ) -> list[Draft | TelepatchError]:
-    """Put the edits of every document in place once, and merge each job's constants into its own."""
+    """Put the edits of every document in place once, and merge each job's constants into its own.
+
+    Raises:
+        PayloadTooLarge: the documents have more bytes than `most`, each counted as often as jobs use it.
+    """
+    size = 0
     placed = [_attempt(lambda graph=graph: placed_edits(graph, models, stored)) for graph in graphs]  # type: ignore[misc]
     drafts: list[Draft | TelepatchError] = []
     taken: set[str] = set()
     for spec in received.submission.jobs:
         drafts.append(_attempt(lambda spec=spec: _draft(spec, received, graphs, placed, taken)))  # type: ignore[misc]
         taken.add(spec.id)
+        size += len(drafts[-1].document) if isinstance(drafts[-1], Draft) else 0
+        if size > most:
+            raise too_much(most)
     return drafts
 
 
@@ -236,6 +247,8 @@ class Admission:
             return b""
         if names not in self._attachments:
             self._attachments[names] = self._received.attached.only(names)
+            if sum(map(len, self._attachments.values())) > self._received.most:
+                raise too_much(self._received.most)
         return self._attachments[names]
 
     def _upload(self, digest: str, source: Source) -> Stored:
@@ -281,6 +294,14 @@ class Admission:
                 parent=job,
             )
         return found[name]
+
+
+def too_much(most: int) -> PayloadTooLarge:
+    """Why a small request cannot become a huge queue."""
+    return PayloadTooLarge(
+        f"the documents and attachments of this request's jobs have more than {most:,} bytes together, each counted as "
+        "often as it is queued; send fewer jobs at once, or large constants as data (PUT /v1/data)"
+    )
 
 
 def _draft(

@@ -28,14 +28,16 @@ async def caller(request: Request, found: Annotated[Services, Depends(services)]
 
     Raises:
         Unauthorized: no key, or not one that is known.
-        RateLimited: too many requests of this person.
+        RateLimited: too many requests of this person, or too many wrong keys from this address.
         Forbidden: the key is not good for this call; or a web page of somebody else asks, in this person's browser.
     """
     if await found.door.open():
         _check_local(request)
         known = Caller(LOCAL, "submit", Limits(bytes_stored=found.settings.gateway_bytes_stored))
     else:
-        known = await found.people.ask(_bearer(request, "an API key: 'telepatch keys add NAME' makes one"))
+        key = _bearer(request, "an API key: 'telepatch keys add NAME' makes one")
+        address = request.client.host if request.client else ""
+        known = await found.guesses.ask(key, address, found.people.ask)
     _check_scope(request, known)
     return known
 
@@ -84,7 +86,11 @@ def _check_scope(request: Request, known: Caller) -> None:
 
 
 def _bearer(request: Request, what: str) -> str:
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        # What stands between the caller and this gateway may have looked at the other one.
+        raise Unauthorized(f"this call has {len(given)} headers 'Authorization'; send one")
+    scheme, _, secret = (given[0] if given else "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise Unauthorized(f"this call needs the header 'Authorization: Bearer ...' with {what}")
     return secret.strip()
@@ -92,9 +98,17 @@ def _bearer(request: Request, what: str) -> str:
 
 def _check_local(request: Request) -> None:
     """Without keys, a browser would let any web page in: by a name that resolves to this machine, or across origins."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    host = _host_of(f"//{request.headers.get('host', '')}")
     if not is_loopback(host):
         raise Forbidden(f"a gateway without keys answers only as 127.0.0.1 or localhost, not as {host!r}")
-    origin = request.headers.get("origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    strange = any(not is_loopback(_host_of(origin)) for origin in request.headers.getlist("origin"))
+    if strange or request.headers.get("sec-fetch-site") == "cross-site":
         raise Forbidden("a gateway without keys does not answer to web pages of other machines")
+
+
+def _host_of(url: str) -> str:
+    """The host of an address; empty for what is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from telepatch_protocol.errors import Unavailable
 from telepatch_server.app import create_app
 from telepatch_server.metrics import Metrics
+from telepatch_server.patience import patient
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
@@ -122,4 +123,5 @@ def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=settings.gateway_stop_seconds,
         timeout_keep_alive=75,
+        http=patient(settings.gateway_head_seconds),
     )

@@ -21,6 +21,7 @@ from telepatch_broker.shared import check_shared
 from telepatch_broker.usage import Usage
 from telepatch_server.catalogue import Catalogue
 from telepatch_server.door import Door, refuse_keyless
+from telepatch_server.guesses import Guesses
 from telepatch_server.metrics import Metrics
 from telepatch_server.settings import Settings
 
@@ -43,6 +44,7 @@ class Services:
         log: events as they are stored.
         hub: events as they happen.
         metrics: what it counts.
+        guesses: wrong keys of late.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
@@ -59,6 +61,7 @@ class Services:
     log: EventLog
     hub: EventHub
     metrics: Metrics
+    guesses: Guesses = field(default_factory=Guesses)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -32,6 +32,9 @@ class Settings(Variables):
         record_seconds: how long records of jobs are kept after that.
         gateway_body_bytes: the largest body of a request.
         gateway_body_seconds: how long a sender may be silent in the middle of a body.
+        gateway_head_seconds: how long the head of a request may take to come.
+        gateway_documents_bytes: bytes of the documents and attachments of all jobs of one request, each counted as
+            often as it is queued.
         gateway_blob_bytes: the largest blob that a worker may send.
         gateway_upload_bytes: the largest upload of data for jobs, which may be sent in parts.
         gateway_upload_seconds: how long an upload is kept whose next part does not come.
@@ -66,6 +69,8 @@ class Settings(Variables):
     record_seconds: float = Field(default=7 * 86_400.0, gt=0)
     gateway_body_bytes: int = Field(default=64 * 2**20, ge=1024)
     gateway_body_seconds: float = Field(default=30.0, gt=0)
+    gateway_head_seconds: float = Field(default=20.0, gt=0)
+    gateway_documents_bytes: int = Field(default=512 * 2**20, ge=1024)
     gateway_blob_bytes: int = Field(default=64 * 2**30, ge=1024)
     gateway_upload_bytes: int = Field(default=2 * 2**30, ge=1024)
     gateway_upload_seconds: float = Field(default=86_400.0, gt=0)

@@ -45,14 +45,21 @@ class Attached:
 
 @dataclass(frozen=True)
 class Received:
-    """A submission as it arrived; `bare` for a document without one, `large` for work that must not block others;
-    `hurry` where its jobs may have high priority."""
+    """A submission as it arrived.
+
+    Attributes:
+        bare: a document without a submission around it.
+        large: work that must not block others.
+        hurry: its jobs may have high priority.
+        most: how many bytes its documents and attachments may have, each counted as often as it is queued.
+    """
 
     submission: Submission
     attached: Attached
     bare: bool = False
     large: bool = False
     hurry: bool = False
+    most: int = 2**62
 
     def asking(self, priority: Priority | None, timeout_seconds: float | None) -> Received:
         """The same, where the request says what holds for jobs that do not say it themselves."""
@@ -87,7 +94,7 @@ async def receive(request: Request, settings: Settings, *, dry_run: bool) -> Rec
         raise PayloadTooLarge(f"the request has {jobs} jobs; one request may have {settings.gateway_jobs}")
     if jobs == 0:
         raise BadArgument("the request has no jobs; give 'jobs' at least one {id, document}")
-    return received
+    return replace(received, most=settings.gateway_documents_bytes)
 
 
 async def _parts(request: Request, settings: Settings) -> tuple[bytes, bytes]:

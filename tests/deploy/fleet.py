@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import telepatch
 from telepatch_server.keys import add
+
+import telepatch
 
 TOKEN = "a-token-that-workers-show"
 PATIENCE_S = 180.0

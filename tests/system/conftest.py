@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.conftest import serving
-
 from telepatch_server.keys import add
+from tests.conftest import serving
 
 
 @dataclass(frozen=True)

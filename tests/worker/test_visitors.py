@@ -117,7 +117,7 @@ def test_a_trace_that_asks_for_gradients_does_not_disturb_a_backward_pass(gpt2: 
     [expected] = gpt2.run([visit])
     alone, fitted = trained(gpt2, steering(1)), steering(1)
     hall.turns.add(fitted)
-    with during_backward_only(hall.visitors):
+    with DuringBackward(hall.visitors):
         hall.visitors.come([visit])
         while fitted.id not in hall.ended:
             hall.turns.turn(0.05)
@@ -187,7 +187,7 @@ def test_a_backward_pass_with_pauses_gives_the_same_gradients_and_leaves_no_hook
     assert pauses.count == 2 * 2
 
 
-class during_backward_only:
+class DuringBackward:
     """No pause but in backward passes."""
 
     def __init__(self, visitors: Visitors) -> None:

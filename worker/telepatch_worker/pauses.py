@@ -1,4 +1,4 @@
-"""Pauses in the steps of a job that trains, in which others go on: a trace does not wait for a whole step of a large batch.
+"""Pauses in the steps of a job that trains: a trace of others does not wait for a whole step of a large batch.
 
 There is one wherever that is possible: at every site that a forward of the step comes to, and between the operations of
 its backward pass. The step does the same as without them, to the last bit.
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 import torch
 
 from telepatch_worker.running import Clock
-
 
 Leaving = Callable[[], Sequence[object]]
 """Asked at every site of a forward: who takes no further part from there on."""

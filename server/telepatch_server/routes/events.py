@@ -56,7 +56,7 @@ async def _stream(known: Caller, found: Services, start: str, missed: bool, only
     async with found.hub.bunches(known.person, start) as arriving:
         async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
             # so many at once come to slow readers, for whom not all may have been kept
-            if len(bunch) >= AT_ONCE and await found.log.missed(person, last):
+            if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
                 yield frame(last, "missed", {"after": last})
             last = bunch[-1].id if bunch else last
             events = [event for event in bunch if not only or event.job in only]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from telepatch_broker.jobs import Result
 from telepatch_protocol.card import Frozen
@@ -40,7 +40,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 class Wanted(Frozen):
     """The jobs whose results are asked for."""
 
-    jobs: tuple[str, ...] = Field(min_length=1)
+    jobs: Annotated[tuple[str, ...], FailFast()] = Field(min_length=1)
 
 
 @router.head("/jobs/{id}/result", response_class=Response, responses=_ANSWERS)

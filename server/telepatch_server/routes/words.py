@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
-from pydantic import Field, JsonValue
+from pydantic import FailFast, Field, JsonValue
 
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import BadArgument
@@ -29,6 +29,16 @@ _LARGE: Final = 10_000
 """Characters or ids from which on the work is done in a thread."""
 
 
+class Once(FailFast):
+    """Of a list with mistakes only the first is looked for; this one can stand in a union."""
+
+    __hash__ = object.__hash__
+
+
+Row = Annotated[tuple[int, ...], Once()]
+Rows = Annotated[tuple[Row, ...], Once()]
+
+
 class Tokenize(Frozen):
     """Texts to be tokenised, or chat messages (one conversation, or a list of them).
 
@@ -37,7 +47,7 @@ class Tokenize(Frozen):
     """
 
     model: str
-    text: str | tuple[str, ...] | None = None
+    text: str | Annotated[tuple[str, ...], Once()] | None = None
     messages: JsonValue = None
     chat: dict[str, JsonValue] | None = None
     special: bool = True
@@ -71,7 +81,7 @@ class Detokenize(Frozen):
     """Ids to be read; `special` spells out special tokens."""
 
     model: str
-    ids: Annotated[tuple[tuple[int, ...], ...] | tuple[int, ...], Field(union_mode="left_to_right")]
+    ids: Annotated[Rows | Row, Field(union_mode="left_to_right")]
     special: bool = True
 
 
