@@ -48,6 +48,7 @@ class NewJob:
         saves: what is known of the values it saves.
         warnings: what its author should know.
         lane: where it waits.
+        origin: what stands in logs and traces of it: the id of its request, and a W3C traceparent.
     """
 
     id: str
@@ -65,6 +66,7 @@ class NewJob:
     saves: Mapping[str, SavedMeta] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     lane: LaneName = "interactive"
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self, attachment: bytes) -> str:
         """The same for the same content, whatever the gateway made of it; takes the hash of the attachment."""
@@ -84,6 +86,8 @@ class TakenJob:
         checkpoint: the blob that says how far an earlier worker came, if one did.
         spent: seconds that it took to come there.
         lane: where it waited.
+        waited: seconds that it was queued for, where known.
+        origin: as its gateway said.
     """
 
     id: str
@@ -103,6 +107,8 @@ class TakenJob:
     checkpoint: str | None = None
     spent: float = 0.0
     lane: LaneName = "interactive"
+    waited: float | None = None
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, St
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data", "checkpoint", "spent", "lane",
+    "data", "checkpoint", "spent", "lane", "queued", "started", "origin",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -316,4 +316,12 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         checkpoint=fields["checkpoint"].decode() if fields["checkpoint"] else None,
         spent=float(fields["spent"] or 0),
         lane="long" if fields["lane"] else "interactive",
+        waited=_waited(fields["queued"], fields["started"]),
+        origin=json.loads(fields["origin"] or b"{}"),
     )
+
+
+def _waited(queued: bytes | None, started: bytes | None) -> float | None:
+    """Seconds in the queue; unknown of a job that had begun before it was queued last."""
+    waited = None if queued is None or started is None else (int(started) - int(queued)) / 1000
+    return waited if waited is not None and waited >= 0 else None

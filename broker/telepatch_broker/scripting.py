@@ -12,7 +12,7 @@ from redis.commands.core import AsyncScript
 NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
-    "edit_put",
+    "edit_put", "queues",
 )  # fmt: skip
 """The scripts there are; the steps that they share are in ``common.lua``."""
 

@@ -71,6 +71,7 @@ class Submitter:
         yield from (saves_to_json(job.saves), json.dumps(list(job.warnings)), parents_to_json(job.parents))
         yield from (self._keep_ms, json.dumps(dict(job.data)) if job.data else "")
         yield "long" if job.lane == "long" else ""
+        yield json.dumps(dict(job.origin)) if job.origin else ""
 
 
 def in_order(jobs: Sequence[NewJob]) -> list[int]:

@@ -16,6 +16,7 @@ from telepatch_protocol.card import Frozen
 from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
 from telepatch_server import problems
+from telepatch_server.access import Logged
 from telepatch_server.auth import key_ring
 from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
                     lifespan=_lifespan(settings, keys, metrics),
                     dependencies=[Depends(known_only)],
                     middleware=[
+                        Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
                         Middleware(
                             Limited,

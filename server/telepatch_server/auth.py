@@ -48,11 +48,21 @@ async def person(request: Request, found: Annotated[Services, Depends(services)]
     """
     if found.keys is None:
         _check_local(request)
-        return LOCAL
+        return _known(request, LOCAL)
     name = found.keys.person(_bearer(request, "an API key: 'telepatch keys add NAME' makes one"))
     if name is None:
         raise Unauthorized("this API key is not known here; it may have been removed")
-    return name
+    return _known(request, name)
+
+
+async def operator(request: Request, found: Annotated[Services, Depends(services)]) -> None:
+    """Let only those pass who may look at how the whole deployment is doing, where the gateway is told so.
+
+    Raises:
+        Unauthorized: no key, or not one that is known.
+    """
+    if not found.settings.metrics_open:
+        await person(request, found)
 
 
 async def worker(request: Request, found: Annotated[Services, Depends(services)]) -> None:
@@ -72,6 +82,12 @@ async def worker(request: Request, found: Annotated[Services, Depends(services)]
 Person = Annotated[str, Depends(person)]
 PROTECTED = [Depends(_SCHEME), Depends(person)]
 """What routes of people depend on; the scheme is there for OpenAPI."""
+
+
+def _known(request: Request, name: str) -> str:
+    """The name of a person, who stands in the log from now on."""
+    request.state.person = name
+    return name
 
 
 def _bearer(request: Request, what: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
+from telepatch_broker.condition import Condition
 from telepatch_broker.connection import check, connect
 from telepatch_broker.data import Uploads
 from telepatch_broker.edits import Edits
@@ -35,6 +36,7 @@ class Services:
         edits: what people stored to apply it in their jobs.
         blobs: where large results are.
         registry: which models and workers there are.
+        condition: how queues, workers and Redis stand.
         catalogue: their cards and tokenizers, kept ready.
         log: events as they are stored.
         hub: events as they happen.
@@ -49,6 +51,7 @@ class Services:
     edits: Edits
     blobs: Blobs
     registry: Registry
+    condition: Condition
     catalogue: Catalogue
     log: EventLog
     hub: EventHub
@@ -79,8 +82,10 @@ async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) ->
         await check_shared(blobs, client)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
-            log, edits = EventLog(client), Edits(client)
-            yield Services(settings, keys, lane, uploads, edits, blobs, registry, catalogue, log, hub, metrics)
+            log, edits, condition = EventLog(client), Edits(client), Condition(client)
+            yield Services(
+                settings, keys, lane, uploads, edits, blobs, registry, condition, catalogue, log, hub, metrics
+            )
     finally:
         await client.aclose()
 

@@ -6,11 +6,12 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
 from telepatch_broker.connection import connect
+from telepatch_broker.logs import Format, Level
 from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
 
@@ -40,6 +41,11 @@ class Settings(Variables):
         gateway_json_values: the most numbers of a result that travel as JSON.
         gateway_cards_seconds: how long a model card is used before it is looked up again.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
+        gateway_metrics: who may read ``/metrics``: everybody (``open``), or who shows an operator's key (``admin``);
+            None for ``open`` on loopback and ``admin`` elsewhere.
+        gateway_metrics_people: how many people the metrics name in each queue, those with most jobs in it.
+        log_level: of the lines that are written: debug, info, warning or error.
+        log_format: json, or console for people; None chooses by whether standard error is a terminal.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_GATEWAY_"
@@ -67,6 +73,10 @@ class Settings(Variables):
     gateway_json_values: int = Field(default=100_000, ge=1)
     gateway_cards_seconds: float = Field(default=2.0, ge=0)
     gateway_stop_seconds: int = Field(default=5, ge=0)
+    gateway_metrics: Literal["open", "admin"] | None = None
+    gateway_metrics_people: int = Field(default=0, ge=0, le=100)
+    log_level: Level = "info"
+    log_format: Format | None = None
 
     @field_validator("redis_url")
     @classmethod
@@ -86,6 +96,11 @@ class Settings(Variables):
     def loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         return is_loopback(self.host)
+
+    @property
+    def metrics_open(self) -> bool:
+        """Whether everybody who reaches the gateway may read its metrics."""
+        return (self.gateway_metrics or ("open" if self.loopback else "admin")) == "open"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:

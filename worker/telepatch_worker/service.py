@@ -7,17 +7,18 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
 
+from telepatch_broker import logs
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
 from telepatch_broker.connection import check, connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
@@ -30,9 +31,11 @@ from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, read_card, read_cards
 from telepatch_worker.engine import BatchLimits, Engine
 from telepatch_worker.follow import follow
+from telepatch_worker.gauges import gauges
 from telepatch_worker.lead import Lead
 from telepatch_worker.load import Loaded, load
 from telepatch_worker.memory import room_for_caches
+from telepatch_worker.metrics_port import metrics_port
 from telepatch_worker.progress import Progress
 from telepatch_worker.ranks import Ranks, join
 from telepatch_worker.serving import Serving
@@ -50,7 +53,7 @@ def main(settings: Settings) -> None:
     Raises:
         TelepatchError: the model cannot be had, or the queue or the blob store is not what it should be.
     """
-    _log_as_json()
+    _configure_logging(settings)
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
     file = card_of(settings)
@@ -87,6 +90,7 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
     """The whole life of a worker; of rank 0, where several hold the model together."""
     file = card_of(settings)
     worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
+    logs.sign(worker=worker, model=file.id)
     stop = _on_signals()
     async with _connected(settings) as (registry, lane, blobs):
         started = time.time()
@@ -95,9 +99,11 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
             return
         await registry.publish(loaded.card, loaded.tokenizer_json)
         serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks))
-        with housekeeping(settings, blobs).run():
+        serving.watching.gauges = partial(gauges, serving, loaded)
+        port = settings.worker_metrics_host, settings.worker_metrics_port
+        with housekeeping(settings, blobs).run(), metrics_port(*port, serving.watching.snapshot, file.id, worker):
             await _live(serving, registry, _info(loaded, worker, started), stop)
-    _log.info("worker_ended", worker=worker)
+    _log.info("worker_ended")
 
 
 def _engine(loaded: Loaded, settings: Settings, ranks: Ranks | None) -> Engine:
@@ -230,7 +236,8 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
     async def beat() -> None:
         while True:
             try:
-                await registry.heartbeat(info.model_copy(update={"running": serving.running}))
+                now = info.model_copy(update={"running": serving.running})
+                await registry.heartbeat(now, numbers=serving.watching.snapshot())
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
             await asyncio.sleep(_BEAT_SECONDS)
@@ -240,7 +247,7 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
         serving.stop()
 
     beside = [asyncio.create_task(beat()), asyncio.create_task(listen())]
-    _log.info("worker_ready", worker=info.id, model=info.model, device=info.device)
+    _log.info("worker_ready", device=info.device)
     try:
         await serving.run()
     finally:
@@ -272,19 +279,8 @@ def _on_signals() -> asyncio.Event:
     return stop
 
 
-def _log_as_json() -> None:
-    """One JSON object per line on stderr; of a stack, where it was, and no values. RQ tells of trouble only."""
-    logging.getLogger("rq").setLevel(logging.WARNING)
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _configure_logging(settings: Settings) -> None:
+    """Log as the settings say; RQ tells of trouble only."""
+    logs.configure(settings.log_level, settings.log_format)
+    for name in ("rq", "rq.worker"):
+        logging.getLogger(name).setLevel(logging.WARNING)

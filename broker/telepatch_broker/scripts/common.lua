@@ -53,6 +53,9 @@ local function event(job, kind, at, data)
   redis.call('PUBLISH', 'telepatch:doorbell', knock)
 end
 
+-- What happened so far, for those who watch: attempts, reclaimed, and failed:CODE.
+local function tell(model, what) redis.call('HINCRBY', lane_key(model, 'totals'), what, 1) end
+
 -- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.
 local function move(job, state)
   local counts = lane_key(job.model, 'counts')
@@ -173,6 +176,7 @@ local function dependency_failed(job, parent, what)
 end
 
 local function close_failed(job, at, record)
+  tell(job.model, 'failed:' .. cjson.decode(record).code)
   redis.call('HSET', job_key(job.id), 'error', record)
   close(job, 'failed', at, '{"error":' .. record .. '}')
 end

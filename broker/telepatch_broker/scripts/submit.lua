@@ -1,8 +1,8 @@
 -- Accepts jobs; parents must come before their children.
--- ARGV: number of jobs, then for each: id, then the 17 values named below.
+-- ARGV: number of jobs, then for each: id, then the 18 values named below.
 -- Returns for each: new, same, conflict, unknown or deleted; its state, the id of the unknown parent, or the deleted upload.
 local NAMES = { 'person', 'model', 'digest', 'cost', 'alone', 'group', 'document', 'tokens', 'attachment', 'uses', 'price',
-  'saves', 'warnings', 'parents', 'keep', 'data', 'lane' }
+  'saves', 'warnings', 'parents', 'keep', 'data', 'lane', 'origin' }
 local at, answers = now(), {}
 
 local function known(id, job)

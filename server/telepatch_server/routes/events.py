@@ -50,14 +50,15 @@ async def _stream(person: str, found: Services, start: str, missed: bool, only: 
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
-    async with found.hub.bunches(person, start) as arriving:
-        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-            events = [event for event in bunch if not only or event.job in only]
-            if events:
-                async for text in _told(events, person, found):
-                    yield text
-            elif not bunch:
-                yield ": heartbeat\n\n"
+    with found.metrics.streaming():
+        async with found.hub.bunches(person, start) as arriving:
+            async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+                events = [event for event in bunch if not only or event.job in only]
+                if events:
+                    async for text in _told(events, person, found):
+                        yield text
+                elif not bunch:
+                    yield ": heartbeat\n\n"
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:
