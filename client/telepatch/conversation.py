@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import JsonValue
 
+from telepatch import tracing
 from telepatch.outcome import Outcome
 from telepatch_protocol import tensors
 from telepatch_protocol.errors import ErrorRecord, TelepatchError
@@ -45,6 +46,7 @@ class Parcel:
         tensors: what is sent along, by name.
         size: about how many bytes it takes.
         parents: jobs whose values it uses.
+        context: where in a trace of OpenTelemetry its author was, where traces are kept.
     """
 
     outcome: Outcome
@@ -53,6 +55,7 @@ class Parcel:
     tensors: dict[str, Tensor]
     size: int
     parents: tuple[Outcome, ...] = ()
+    context: object = None
 
     @staticmethod
     def of(outcome: Outcome, graph: Graph, attached: dict[str, Tensor], parents: Iterable[Outcome] = ()) -> Parcel:
@@ -63,7 +66,7 @@ class Parcel:
         document["constants"] = dict.fromkeys(constants)
         structure = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         size = len(structure) + 40 * len(constants) + sum(tensor.array.nbytes for tensor in attached.values())
-        return Parcel(outcome, structure, constants, attached, size, tuple(parents))
+        return Parcel(outcome, structure, constants, attached, size, tuple(parents), tracing.context())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,16 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from telepatch_protocol import traceparent
+from telepatch_protocol.traceparent import sane
+
 HEADER: Final = "X-Request-Id"
+HEADER_OF_TRACES: Final = traceparent.HEADER
 
 _log = structlog.get_logger(__name__)
-_SANE: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What machines ask all the time."""
 _JOB: Final = re.compile(r"[0-9a-f-]{36}")
 
 
@@ -23,9 +28,16 @@ def call_of(scope: Scope) -> str:
     return f"{scope['method']} {getattr(scope.get('route'), 'path', 'unknown')}"
 
 
-def request_id(scope: Scope) -> str:
-    """The id of a request that came through `Logged`; empty elsewhere."""
-    return str(scope.get("state", {}).get("request", ""))
+def origin_of(scope: Scope) -> dict[str, str]:
+    """What goes with the jobs of a request into logs and traces of others: its id, and where it belongs in a trace."""
+    state = scope.get("state", {})
+    found = {"request": state.get("request"), HEADER_OF_TRACES: state.get("traceparent") or given_traceparent(scope)}
+    return {name: value for name, value in found.items() if value}
+
+
+def given_traceparent(scope: Scope) -> str | None:
+    """Where in a trace the request belongs, if the caller says so."""
+    return sane(_header(scope, HEADER_OF_TRACES))
 
 
 class Logged:
@@ -62,9 +74,13 @@ class Logged:
 
 def _given(scope: Scope) -> str | None:
     """The id that the caller gave, if it is one that can stand in a log."""
-    wanted = HEADER.lower().encode()
-    found = next((value for name, value in scope["headers"] if name == wanted), b"")
-    return found.decode() if _SANE.fullmatch(found) else None
+    found = _header(scope, HEADER)
+    return found if found is not None and _SANE.fullmatch(found) else None
+
+
+def _header(scope: Scope, name: str) -> str | None:
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == wanted), None)
 
 
 def _write(scope: Scope, person: str | None, told: dict[str, Any], seconds: float) -> None:
@@ -73,6 +89,6 @@ def _write(scope: Scope, person: str | None, told: dict[str, Any], seconds: floa
     job = scope.get("path_params", {}).get("id", "")
     if call.partition(" ")[2].startswith("/v1/jobs/") and _JOB.fullmatch(job):
         about["job"] = job
-    quiet = scope["path"] in _PROBES and (told["status"] or 500) < 400
+    quiet = scope["path"] in QUIET and (told["status"] or 500) < 400
     write = _log.debug if quiet else _log.info
     write("request", call=call, person=person, ms=round(1000 * seconds, 2), **about)

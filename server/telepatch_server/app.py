@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
+from telepatch_broker.tracing import Traces
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
@@ -25,6 +26,7 @@ from telepatch_server.queries import known_only
 from telepatch_server.routes import data, edits, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
+from telepatch_server.tracing import Traced
 
 ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
 
@@ -43,11 +45,12 @@ class Problem(Frozen):
     parent: str | None = None
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The gateway as an ASGI application; it connects when it is started, and not before.
 
     Args:
         settings: what it is told.
+        traces: where spans of requests go, if anywhere.
 
     Raises:
         BadArgument: others can reach it, and there is no keys file.
@@ -67,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
                     lifespan=_lifespan(settings, keys, metrics),
                     dependencies=[Depends(known_only)],
                     middleware=[
+                        *([] if traces is None else [Middleware(Traced, traces=traces)]),
                         Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
                         Middleware(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextlib import ExitStack
 from typing import Final
@@ -11,11 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from telepatch_broker import logs
+from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import Unavailable
 from telepatch_server.app import create_app
 from telepatch_server.metrics import Metrics
 from telepatch_server.services import running
-from telepatch_server.settings import Settings
+from telepatch_server.settings import Settings, traces_exporters
 
 _BACKLOG: Final = 2048
 
@@ -52,11 +54,17 @@ def main(settings: Settings) -> None:
         Unavailable: Redis does not answer, the blob store is not shared, or the address cannot be listened on.
     """
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
+    logging.captureWarnings(True)
+    traces = open_traces("telepatch-gateway", traces_exporters())
+    app = create_app(settings, traces)
     asyncio.run(_try(settings))
     with listening(settings.host, settings.port) as listener:
         server = Server(configured(app, settings), app, listener)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if traces is not None:
+                traces.close()
     if not server.started:
         raise Unavailable("the gateway could not start; its log says why")
 

@@ -14,6 +14,7 @@ from telepatch_broker.connection import connect
 from telepatch_broker.logs import Format, Level
 from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 
 class Settings(Variables):
@@ -126,3 +127,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

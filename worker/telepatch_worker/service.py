@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 import torch
+from transformers.utils.logging import disable_default_handler, enable_propagation
 
 from telepatch_broker import logs
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
@@ -27,6 +28,7 @@ from telepatch_broker.lane import Lane
 from telepatch_broker.registry import LoadProgress, Registry, WorkerInfo
 from telepatch_broker.shared import check_shared
 from telepatch_broker.tasks import Tasks
+from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, read_card, read_cards
 from telepatch_worker.engine import BatchLimits, Engine
@@ -39,9 +41,11 @@ from telepatch_worker.metrics_port import metrics_port
 from telepatch_worker.progress import Progress
 from telepatch_worker.ranks import Ranks, join
 from telepatch_worker.serving import Serving
-from telepatch_worker.settings import Settings, Torchrun
+from telepatch_worker.settings import Settings, Torchrun, traces_exporters
 from telepatch_worker.sharded import local_device
 from telepatch_worker.sources import prepare
+from telepatch_worker.spans import Spans
+from telepatch_worker.watching import Watching
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
@@ -91,6 +95,8 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
     file = card_of(settings)
     worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
     logs.sign(worker=worker, model=file.id)
+    traces = open_traces("telepatch-worker", traces_exporters())
+    spans = None if traces is None else Spans(traces, file.id, worker)
     stop = _on_signals()
     async with _connected(settings) as (registry, lane, blobs):
         started = time.time()
@@ -98,11 +104,14 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
         if loaded is None:
             return
         await registry.publish(loaded.card, loaded.tokenizer_json)
-        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks))
-        serving.watching.gauges = partial(gauges, serving, loaded)
+        watching = Watching(spans=spans)
+        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks), watching)
+        watching.gauges = partial(gauges, serving, loaded)
         port = settings.worker_metrics_host, settings.worker_metrics_port
-        with housekeeping(settings, blobs).run(), metrics_port(*port, serving.watching.snapshot, file.id, worker):
+        with housekeeping(settings, blobs).run(), metrics_port(*port, watching.snapshot, file.id, worker):
             await _live(serving, registry, _info(loaded, worker, started), stop)
+    if spans is not None:
+        await asyncio.to_thread(spans.close)
     _log.info("worker_ended")
 
 
@@ -280,7 +289,10 @@ def _on_signals() -> asyncio.Event:
 
 
 def _configure_logging(settings: Settings) -> None:
-    """Log as the settings say; RQ tells of trouble only."""
+    """Log as the settings say, libraries that would write by themselves too; RQ tells of trouble only."""
     logs.configure(settings.log_level, settings.log_format)
+    logging.captureWarnings(True)
+    disable_default_handler()
+    enable_propagation()
     for name in ("rq", "rq.worker"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from telepatch_broker.logs import Format, Level
 from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 
 class Settings(Variables):
@@ -156,3 +157,8 @@ def let_threads_sleep(environment: MutableMapping[str, str] | None = None) -> No
     This has to come before PyTorch is imported.
     """
     (os.environ if environment is None else environment).setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

@@ -26,6 +26,7 @@ from telepatch_broker.worker_measures import (
 )
 from telepatch_worker.desk import Outcome
 from telepatch_worker.meter import Forward, Meter
+from telepatch_worker.spans import Spans
 
 _log = structlog.get_logger(__name__)
 
@@ -48,10 +49,12 @@ class Watching(Meter):
 
     Args:
         gauges: what is so now, asked whenever somebody looks.
+        spans: where traces are kept.
     """
 
-    def __init__(self, gauges: Callable[[], Gauges] = dict) -> None:
+    def __init__(self, gauges: Callable[[], Gauges] = dict, spans: Spans | None = None) -> None:
         self.tally = Tally(TABLE)
+        self._spans = spans
         self.gauges = gauges
         self._jobs: dict[str, _Job] = {}
         self.tally.set(STARTED, time.time())
@@ -64,6 +67,8 @@ class Watching(Meter):
             self._jobs[job.id] = _Job(job)
             if job.waited is not None:
                 self._took(job.id, "queued", job.waited)
+            if self._spans is not None:
+                self._spans.taken(job)
         _log.info(
             "jobs_taken",
             jobs={job.id: job.person for job in jobs},
@@ -74,11 +79,11 @@ class Watching(Meter):
 
     def read(self, job: str, seconds: float) -> None:
         """All that a job needs is there."""
-        self._took(job, "reading", seconds)
+        self._went(job, "reading", seconds)
 
     def planned(self, job: str, seconds: float) -> None:
         """A job was checked and planned."""
-        self._took(job, "planning", seconds)
+        self._went(job, "planning", seconds)
 
     def forward(self, forward: Forward) -> None:
         """A forward was run."""
@@ -89,6 +94,8 @@ class Watching(Meter):
         for job in forward.jobs:
             if (known := self._jobs.get(job)) is not None:
                 known.forwards += 1
+        if self._spans is not None:
+            self._spans.forward(forward)
         ms = round(1000 * forward.seconds, 2)
         _log.debug("batch_ended", jobs=forward.jobs, rows=forward.rows, tokens=forward.tokens, ms=ms)
 
@@ -102,17 +109,20 @@ class Watching(Meter):
         """A job has left; `lost` if it was not this worker's any more."""
         known = self._jobs.get(outcome.id)
         if known is not None and known.ended is not None:
-            self._took(outcome.id, "handing_in", time.perf_counter() - known.ended)
+            self._went(outcome.id, "handing_in", time.perf_counter() - known.ended)
         code = "completed" if outcome.error is None else outcome.error.code()
         size = sum(tensor.nbytes for tensor in (outcome.saved or {}).values())
-        self.tally.add(JOBS, label="lost" if lost and outcome.error is None else code)
+        told = "lost" if lost and outcome.error is None else code
+        self.tally.add(JOBS, label=told)
         self.tally.add(RESULT_BYTES, 0 if lost else size)
         _log.info("job_ended", job=outcome.id, state=_state(code), error=_error(code), bytes=size, **_about(known))
-        self.forget(outcome.id)
+        self.forget(outcome.id, told)
 
-    def forget(self, job: str) -> None:
-        """A job is not in hand any more."""
-        self._jobs.pop(job, None)
+    def forget(self, job: str, outcome: str = "") -> None:
+        """A job is not in hand any more; without an outcome it goes on elsewhere, or later."""
+        known = self._jobs.pop(job, None)
+        if self._spans is not None:
+            self._spans.ended(job, outcome=outcome, forwards=0 if known is None else known.forwards)
 
     # Of the worker
 
@@ -128,6 +138,12 @@ class Watching(Meter):
             for label, value in values.items():
                 self.tally.set(name, value, label=label)
         return self.tally.snapshot()
+
+    def _went(self, job: str, phase: str, seconds: float) -> None:
+        """A phase that has just ended."""
+        self._took(job, phase, seconds)
+        if self._spans is not None:
+            self._spans.phase(job, phase, seconds)
 
     def _took(self, job: str, phase: str, seconds: float) -> None:
         self.tally.observe(JOB_SECONDS, seconds, label=phase)

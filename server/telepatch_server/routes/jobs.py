@@ -16,7 +16,7 @@ from telepatch_broker.jobs import NewJob, Result
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, from_record
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, State, Submission, SubmissionAnswer
-from telepatch_server.access import request_id
+from telepatch_server.access import origin_of
 from telepatch_server.admission import Admitted, Verdict, admit
 from telepatch_server.auth import PROTECTED, Person
 from telepatch_server.bodies import documented
@@ -67,7 +67,7 @@ async def submit(
     if received.submission.dry_run:
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)
-    answers = await _queue(received, verdicts, found, _origin(request))
+    answers = await _queue(received, verdicts, found, origin_of(request.scope))
     _write(person, verdicts, answers)
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
@@ -132,12 +132,6 @@ async def _queue(
     for answer in answers:
         found.metrics.submitted("queued" if answer.error is None else answer.error.code)
     return answers
-
-
-def _origin(request: Request) -> dict[str, str]:
-    """What stands in logs of jobs wherever they go."""
-    id = request_id(request.scope)
-    return {"request": id} if id else {}
 
 
 def _write(person: str, verdicts: Sequence[Verdict], answers: Sequence[Accepted]) -> None:
