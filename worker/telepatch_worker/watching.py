@@ -58,6 +58,8 @@ class Watching(Meter):
         self.gauges = gauges
         self._jobs: dict[str, _Job] = {}
         self.tally.set(STARTED, time.time())
+        for counter in (STEP_FAILURES, RESULT_BYTES):
+            self.tally.add(counter, 0)  # so that the first one that counts is seen as a change
 
     # Of jobs
 
