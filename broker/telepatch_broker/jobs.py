@@ -50,6 +50,7 @@ class NewJob:
         lane: where it waits.
         priority: among the jobs of its owner.
         timeout_seconds: how long it may compute; None for what the model allows.
+        origin: what stands in logs and traces of it: the id of its request, and a W3C traceparent.
     """
 
     id: str
@@ -69,6 +70,7 @@ class NewJob:
     lane: LaneName = "interactive"
     priority: Priority = "normal"
     timeout_seconds: float | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self, attachment: bytes) -> str:
         """The same for the same content, whatever the gateway made of it; takes the hash of the attachment."""
@@ -89,6 +91,8 @@ class TakenJob:
         spent: seconds that it took to come there.
         lane: where it waited.
         timeout_seconds: how long it may compute; None for what the model allows.
+        waited: seconds that it was queued for, where known.
+        origin: as its gateway said.
     """
 
     id: str
@@ -109,6 +113,8 @@ class TakenJob:
     spent: float = 0.0
     lane: LaneName = "interactive"
     timeout_seconds: float | None = None
+    waited: float | None = None
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

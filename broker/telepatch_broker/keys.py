@@ -94,8 +94,8 @@ def children(id: str) -> str:
 def of_model(model: str, what: str) -> str:
     """What one model has.
 
-    ``leases`` by deadline, the list that wakes workers (``wake``), ``counts`` by state, ``workers`` and how far each is
-    with ``loading``; the channel ``cancelled``.
+    ``leases`` by deadline, the list that wakes workers (``wake``), ``counts`` by state, ``totals`` of what happened so
+    far, ``workers`` and how far each is with ``loading``; the channel ``cancelled``.
     """
     return f"telepatch:{{{model}}}:{what}"
 
@@ -187,6 +187,11 @@ def clock(worker: str) -> str:
 def worker(id: str) -> str:
     """String that expires: what a worker says of itself, as JSON."""
     return f"telepatch:worker:{id}"
+
+
+def numbers(id: str) -> str:
+    """String that expires: what a worker counted of itself, as JSON."""
+    return f"telepatch:worker:{id}:numbers"
 
 
 def tokenizer(sha256: str) -> str:

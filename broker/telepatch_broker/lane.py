@@ -31,7 +31,7 @@ from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, UNENDED, Accepted, Save
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data", "checkpoint", "spent", "lane", "timeout",
+    "data", "checkpoint", "spent", "lane", "timeout", "queued", "started", "origin",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -355,9 +355,17 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         spent=float(fields["spent"] or 0),
         lane="long" if fields["lane"] else "interactive",
         timeout_seconds=float(fields["timeout"]) if fields["timeout"] else None,
+        waited=_waited(fields["queued"], fields["started"]),
+        origin=json.loads(fields["origin"] or b"{}"),
     )
 
 
 def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """As many as go to the queue in one exchange."""
     return (ids[start : start + _SWEEP] for start in range(0, len(ids), _SWEEP))
+
+
+def _waited(queued: bytes | None, started: bytes | None) -> float | None:
+    """Seconds in the queue; unknown of a job that had begun before it was queued last."""
+    waited = None if queued is None or started is None else (int(started) - int(queued)) / 1000
+    return waited if waited is not None and waited >= 0 else None

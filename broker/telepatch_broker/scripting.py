@@ -12,7 +12,7 @@ from redis.commands.core import AsyncScript
 NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
-    "edit_put", "ask", "key_add", "key_rotate", "key_remove", "key_adopt",
+    "edit_put", "ask", "key_add", "key_rotate", "key_remove", "key_adopt", "queues",
 )  # fmt: skip
 """The scripts there are; the steps that they share are in ``common.lua`` and ``people.lua``."""
 

@@ -98,6 +98,7 @@ class Submitter:
         yield 0 if job.price is None else job.price.saved_bytes
         yield "" if job.priority == "normal" else job.priority
         yield "" if job.timeout_seconds is None else job.timeout_seconds
+        yield json.dumps(dict(job.origin)) if job.origin else ""
 
 
 def in_order(jobs: Sequence[NewJob]) -> list[int]:

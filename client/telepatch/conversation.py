@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import JsonValue
 
+from telepatch import tracing
 from telepatch.outcome import Outcome
 from telepatch.queueing import USUAL, Queueing
 from telepatch_protocol import tensors
@@ -47,6 +48,7 @@ class Parcel:
         size: about how many bytes it takes.
         parents: jobs whose values it uses.
         queueing: its priority, and how long it may compute.
+        context: where in a trace of OpenTelemetry its author was, where traces are kept.
     """
 
     outcome: Outcome
@@ -56,6 +58,7 @@ class Parcel:
     size: int
     parents: tuple[Outcome, ...] = ()
     queueing: Queueing = USUAL
+    context: object = None
 
     @staticmethod
     def of(
@@ -72,7 +75,7 @@ class Parcel:
         document["constants"] = dict.fromkeys(constants)
         structure = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         size = len(structure) + 40 * len(constants) + sum(tensor.array.nbytes for tensor in attached.values())
-        return Parcel(outcome, structure, constants, attached, size, tuple(parents), queueing)
+        return Parcel(outcome, structure, constants, attached, size, tuple(parents), queueing, tracing.context())
 
 
 @dataclass(frozen=True, slots=True)

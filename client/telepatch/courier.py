@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from telepatch import lifetime
+from telepatch import lifetime, tracing
 from telepatch.conversation import MAX_JOBS, Batch, Conversation, Parcel
 from telepatch.events import Frame, frames
 from telepatch.habits import Habits
@@ -363,8 +363,9 @@ class Courier:
                     "attachment": ("attachment.safetensors", attachment, "application/octet-stream"),
                 }
             }
-        async with self._transport.exchange("POST", "/v1/jobs", timeout=60.0, **how) as response:
-            return SubmissionAnswer.model_validate_json(await response.aread())
+        with tracing.submitting([parcel.context for parcel in batch.parcels]) as headers:
+            async with self._transport.exchange("POST", "/v1/jobs", timeout=60.0, headers=headers, **how) as response:
+                return SubmissionAnswer.model_validate_json(await response.aread())
 
     async def _listen(self) -> None:
         """Hold the stream of events open; where it cannot be, ask."""

@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
+from telepatch_broker.tracing import Traces
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
 from telepatch_server import problems
+from telepatch_server.access import Logged
 from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
 from telepatch_server.metrics import Measured, Metrics
@@ -23,6 +25,7 @@ from telepatch_server.queries import known_only
 from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
+from telepatch_server.tracing import Traced
 
 ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
 
@@ -41,11 +44,12 @@ class Problem(Frozen):
     parent: str | None = None
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The gateway as an ASGI application; it connects when it is started, and not before.
 
     Args:
         settings: what it is told.
+        traces: where spans of requests go, if anywhere.
 
     Example:
         >>> app = create_app(Settings(redis_url="redis://localhost"))
@@ -61,6 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
                     lifespan=_lifespan(settings, metrics),
                     dependencies=[Depends(known_only)],
                     middleware=[
+                        *([] if traces is None else [Middleware(Traced, traces=traces)]),
+                        Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
                         Middleware(
                             Limited,

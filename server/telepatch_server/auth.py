@@ -38,6 +38,7 @@ async def caller(request: Request, found: Annotated[Services, Depends(services)]
         key = _bearer(request, "an API key: 'telepatch keys add NAME' makes one")
         address = request.client.host if request.client else ""
         known = await found.guesses.ask(key, address, found.people.ask)
+    request.state.person = known.person  # who stands in the log from now on
     _check_scope(request, known)
     return known
 
@@ -45,6 +46,23 @@ async def caller(request: Request, found: Annotated[Services, Depends(services)]
 async def person(known: Annotated[Caller, Depends(caller)]) -> str:
     """The name of whoever asks."""
     return known.person
+
+
+async def operator(request: Request, found: Annotated[Services, Depends(services)]) -> None:
+    """Let only those pass who may look at how the whole deployment is doing, where the gateway is told so.
+
+    Raises:
+        Unauthorized: no key, or not one that is known.
+        Forbidden: the key is not good for that.
+    """
+    if found.settings.metrics_open:
+        return
+    known = await caller(request, found)
+    if known.scope != "admin":
+        raise Forbidden(
+            f"the metrics of this gateway are for keys of the scope 'admin': 'telepatch keys add {known.person} "
+            "--scope admin' makes one"
+        )
 
 
 async def worker(request: Request, found: Annotated[Services, Depends(services)]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
+from telepatch_broker.condition import Condition
 from telepatch_broker.connection import check, connect
 from telepatch_broker.data import Uploads
 from telepatch_broker.edits import Edits
@@ -40,6 +41,7 @@ class Services:
         edits: what people stored to apply it in their jobs.
         blobs: where large results are.
         registry: which models and workers there are.
+        condition: how queues, workers and Redis stand.
         catalogue: their cards and tokenizers, kept ready.
         log: events as they are stored.
         hub: events as they happen.
@@ -57,6 +59,7 @@ class Services:
     edits: Edits
     blobs: Blobs
     registry: Registry
+    condition: Condition
     catalogue: Catalogue
     log: EventLog
     hub: EventHub
@@ -90,10 +93,23 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Service
         await refuse_keyless(people, settings)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
-            log, edits = EventLog(client), Edits(client)
+            log, edits, condition = EventLog(client), Edits(client), Condition(client)
             usage, door = Usage(client), Door(people, settings)
             yield Services(
-                settings, people, usage, door, lane, uploads, edits, blobs, registry, catalogue, log, hub, metrics
+                settings,
+                people,
+                usage,
+                door,
+                lane,
+                uploads,
+                edits,
+                blobs,
+                registry,
+                condition,
+                catalogue,
+                log,
+                hub,
+                metrics,
             )
     finally:
         await client.aclose()

@@ -6,14 +6,16 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from telepatch_broker.connection import connect
 from telepatch_broker.limits import LIMITS, NONE, Limits, models_of
+from telepatch_broker.logs import Format, Level
 from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 _LIMITS = tuple(f"gateway_{name}" for name in LIMITS)
 _OLD_KEYS = "TELEPATCH_KEYS_FILE"
@@ -54,6 +56,11 @@ class Settings(Variables):
         gateway_json_values: the most numbers of a result that travel as JSON.
         gateway_cards_seconds: how long a model card is used before it is looked up again.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
+        gateway_metrics: who may read ``/metrics``: everybody (``open``), or who shows an operator's key (``admin``);
+            None for ``open`` on loopback and ``admin`` elsewhere.
+        gateway_metrics_people: how many people the metrics name in each queue, those with most jobs in it.
+        log_level: of the lines that are written: debug, info, warning or error.
+        log_format: json, or console for people; None chooses by whether standard error is a terminal.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_GATEWAY_"
@@ -89,6 +96,10 @@ class Settings(Variables):
     gateway_json_values: int = Field(default=100_000, ge=1)
     gateway_cards_seconds: float = Field(default=2.0, ge=0)
     gateway_stop_seconds: int = Field(default=5, ge=0)
+    gateway_metrics: Literal["open", "admin"] | None = None
+    gateway_metrics_people: int = Field(default=0, ge=0, le=100)
+    log_level: Level = "info"
+    log_format: Format | None = None
 
     @field_validator("redis_url")
     @classmethod
@@ -122,6 +133,11 @@ class Settings(Variables):
     def limits(self) -> Limits:
         """What those may have who have no limits of their own."""
         return Limits(**{name: getattr(self, f"gateway_{name}") for name in LIMITS})
+
+    @property
+    def metrics_open(self) -> bool:
+        """Whether everybody who reaches the gateway may read its metrics."""
+        return (self.gateway_metrics or ("open" if self.loopback else "admin")) == "open"
 
     def may_hurry(self, person: str) -> bool:
         """Whether jobs of this person may have high priority."""
@@ -163,3 +179,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -59,7 +60,8 @@ def test_it_says_where_it_listens_and_ends_when_asked_with_streams_open(settings
             list(lines)
         assert gateway.wait(4) in (0, -number)
         assert gateway.stderr is not None
-        assert gateway.stderr.read() == ""
+        said = [json.loads(line) for line in gateway.stderr.read().splitlines()]
+        assert {(line["event"], line["level"]) for line in said} == {("request", "info")}
 
 
 def test_a_waiting_submission_is_answered_when_the_gateway_ends(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
-from telepatch_worker.decoding import Generations, Kind, generating
+from telepatch_worker.decoding import Generations, Kind, generating, jobs_of
 from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
 from telepatch_worker.floor import Floor
 from telepatch_worker.inputs import Given, TokenInput
@@ -31,6 +32,8 @@ from telepatch_worker.layout import Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
 from telepatch_worker.mediators import Passing
+from telepatch_worker.meter import Forward as Ran
+from telepatch_worker.meter import Meter
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.narrow import Look, NarrowHead
@@ -96,6 +99,9 @@ class Engine:
         passes: what is left out of forwards, because it comes to the same.
         accord: with those who hold other shards of the model.
 
+    Attributes:
+        meter: told what is run.
+
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
         >>> graph = wire.decode('{"protocol": [1, 0], "model": {"id": "gpt2-random"}, ...}')
@@ -114,6 +120,7 @@ class Engine:
         accord: Accord = ALONE,
     ) -> None:
         self.accord = accord
+        self.meter = Meter()
         self._passes = passes or Passes()
         self._doors = Doors(loaded.card)
         self._head: NarrowHead | None = None
@@ -173,12 +180,14 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
+        began = time.perf_counter()
         plan = self._planner.plan(task)
         module = self.loaded.module
         if plan.generates and isinstance(module, PreTrainedModel):
             room = self.room(self.limits)
             for rows, positions in generations(plan.checked.scope, self.card):
                 room.refuse_too_big(past_bytes(module.config, self.loaded.dtype, rows, positions + 1))
+        self.meter.planned(task.id, time.perf_counter() - began)
         return plan
 
     def tokenize(self, text: str | Sequence[str]) -> list[list[int]]:
@@ -251,7 +260,13 @@ class Engine:
 
     def generations(self) -> Generations:
         """A decode loop with nobody in it."""
-        return Generations(lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around))
+        return Generations(
+            lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around, self._stepped)
+        )
+
+    def _stepped(self, owners: Sequence[object], rows: int, tokens: int, seconds: float) -> None:
+        """A forward of the decode loop was run."""
+        self.meter.forward(Ran(jobs_of(owners), rows, tokens, seconds))
 
     def room(self, limits: BatchLimits) -> Room:
         """How much is generated at once."""
@@ -295,8 +310,13 @@ class Engine:
         passing = [*(() if seating is None else (seating,)), *narrow]
         inputs = {**batch.inputs, **fewer}
         watch = pauses.before(Watch([one.run for one in wanted]))
+        began = time.perf_counter() - pauses.taken
         with attention(self.loaded.module, eager=plan.eager):
             self.model.forward(inputs, parts, watch, skips=planned and self._passes.skip, passing=passing)
+        jobs = {one.run.plan.id: None for one in wanted}
+        place = next(iter(batch.rows.values()))
+        took = time.perf_counter() - pauses.taken - began
+        self.meter.forward(Ran(tuple(jobs), place.total, place.total * place.padded, took))
 
     def _narrowed(
         self, wanted: Sequence[Wanted], seats: Mapping[_Key, Seat], seating: Seating | None

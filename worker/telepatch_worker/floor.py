@@ -75,6 +75,11 @@ class Floor:
         return bool(self._waiting or self._retries or self._places) or self._generations.busy
 
     @property
+    def cache_bytes(self) -> int:
+        """That the caches of its generations take, as they will be at their ends."""
+        return self._generations.bytes
+
+    @property
     def jobs(self) -> list[str]:
         """The ids of all jobs that were added and have not ended."""
         return [plan.id for plan in (*self._waiting, *self._retries.plans, *(one.plan for one in self._places))]

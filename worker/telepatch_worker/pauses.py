@@ -20,7 +20,13 @@ Leaving = Callable[[], Sequence[object]]
 
 
 class Pauses:
-    """Nobody else is there, and a step goes on to its end."""
+    """Nobody else is there, and a step goes on to its end.
+
+    Attributes:
+        taken: seconds that others have had so far.
+    """
+
+    taken = 0.0
 
     @property
     def likely(self) -> bool:
@@ -59,7 +65,8 @@ class Breaks(Pauses):
         """Others may go on now."""
         began = time.perf_counter()
         self._pauses.offer()
-        self._clock.began += time.perf_counter() - began
+        self.taken += (took := time.perf_counter() - began)
+        self._clock.began += took
 
     def before(self, watch: Leaving) -> Leaving:
         """What is asked at every site of a forward, with a pause before it."""

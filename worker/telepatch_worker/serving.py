@@ -33,6 +33,7 @@ from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
 from telepatch_worker.visitors import Visitors
+from telepatch_worker.watching import Watching
 
 T = TypeVar("T")
 
@@ -62,10 +63,20 @@ class Serving:
         worker: id of this worker.
         settings: how many at once, and for how long.
         lead: how it runs them, where other ranks run them, too.
+        watching: hears what happens.
     """
 
-    def __init__(self, engine: Engine, lane: Lane, worker: str, settings: Settings, lead: Lead | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        lane: Lane,
+        worker: str,
+        settings: Settings,
+        lead: Lead | None = None,
+        watching: Watching | None = None,
+    ) -> None:
         self._lead = lead or Lead()
+        engine.meter = self.watching = watching or Watching()
         self.engine = engine
         self.lane = lane
         self.worker = worker
@@ -96,6 +107,11 @@ class Serving:
     def running(self) -> int:
         """How many jobs this worker has in hand."""
         return len(self._mine)
+
+    @property
+    def cache_bytes(self) -> int:
+        """That the caches of generations take."""
+        return 0 if self._floor is None else self._floor.cache_bytes
 
     @property
     def _on_the_floor(self) -> bool:
@@ -212,8 +228,7 @@ class Serving:
         """Jobs that were taken, with all that they need."""
         if not taken:
             return []
-        again = {job.id: job.attempt for job in taken if job.attempt > 1}
-        _log.info("jobs_taken", jobs={job.id: job.person for job in taken}, attempts=again)
+        self.watching.taken(taken)
         self._mine |= {job.id: job for job in taken}
         self._lost -= self._mine.keys()
         try:
@@ -224,13 +239,16 @@ class Serving:
 
     async def _task(self, job: TakenJob) -> Task | None:
         """A job with all that it needs; one that cannot be had fails alone."""
+        began = time.perf_counter()
         try:
-            return await task_of(job, self.lane, self.recent, self._reader)
+            task = await task_of(job, self.lane, self.recent, self._reader)
         except LOST:
             raise
         except Exception as error:
             self._ended(Outcome(job.id, None, as_job_error(error, "reading the job")))
             return None
+        self.watching.read(job.id, time.perf_counter() - began)
+        return task
 
     async def _admit(self, tasks: Sequence[Task]) -> None:
         """Jobs that run together, onto the floor."""
@@ -267,6 +285,7 @@ class Serving:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
         for job in list(jobs):
             self._mine.pop(job, None)
+            self.watching.forget(job)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
@@ -329,6 +348,7 @@ class Serving:
         await self.lane.give_back(self.worker, [job.id])
         self._streams.forget(job.id)
         self._mine.pop(job.id, None)
+        self.watching.forget(job.id)
         _log.info("slice_ended", job=job.id)
 
     async def _put_down(self) -> None:
@@ -367,6 +387,7 @@ class Serving:
             return  # not its own fault: it goes back to the queue
         if outcome.saved is not None:
             self.recent.put(outcome.id, outcome.saved)
+        self.watching.ended(outcome)
         self._storing.add(outcome.id)
         self._handing_in.add(outcome)
 
@@ -380,13 +401,11 @@ class Serving:
 
     def handed_in(self, outcome: Outcome) -> None:
         """Let a job go."""
-        job = self._mine.pop(outcome.id, None)
+        self._mine.pop(outcome.id, None)
         self._streams.forget(outcome.id)
+        self.watching.handed_in(outcome, lost=outcome.id in self._lost)
         self._lost.discard(outcome.id)
         self._storing.discard(outcome.id)
-        error = None if outcome.error is None else outcome.error.code()
-        person = None if job is None else job.person
-        _log.info("job_ended", job=outcome.id, person=person, error=error, seconds=round(outcome.seconds, 4))
 
     def _tell(self, job: str, done: int, total: int) -> None:
         self._spawn(self._note(job, done, total))
@@ -442,7 +461,7 @@ class Serving:
         try:
             await work
         except Exception as error:
-            _log.warning("step_failed", kind=type(error).__name__, exc_info=not isinstance(error, LOST))
+            self.watching.failed(error, expected=isinstance(error, LOST))
             if time.monotonic() - began < _PAUSE_SECONDS:
                 await asyncio.sleep(_PAUSE_SECONDS)
 

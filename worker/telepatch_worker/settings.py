@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from telepatch_broker.logs import Format, Level
 from telepatch_protocol.environment import Variables
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 
 class Settings(Variables):
@@ -42,6 +44,10 @@ class Settings(Variables):
             the model is loaded, a quarter of what is free on a CPU.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
         worker_stop_seconds: how long the jobs in hand may go on once the worker is asked to end.
+        worker_metrics_port: a port that tells Prometheus what this worker counts; None for none.
+        worker_metrics_host: address that it listens on.
+        log_level: of the lines that are written: debug, info, warning or error.
+        log_format: json, or console for people; None chooses by whether standard error is a terminal.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_WORKER_"
@@ -68,6 +74,10 @@ class Settings(Variables):
     worker_cache_bytes: int | None = Field(default=None, ge=1)
     worker_recent_bytes: int = Field(default=256 * 2**20, ge=0)
     worker_stop_seconds: float = Field(default=30.0, ge=0)
+    worker_metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    worker_metrics_host: str = "127.0.0.1"
+    log_level: Level = "info"
+    log_format: Format | None = None
 
     @field_validator("cache", "blobs", "token_file")
     @classmethod
@@ -150,3 +160,8 @@ def let_threads_sleep(environment: MutableMapping[str, str] | None = None) -> No
     This has to come before PyTorch is imported.
     """
     (os.environ if environment is None else environment).setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

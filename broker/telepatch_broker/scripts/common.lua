@@ -70,6 +70,8 @@ local function event(job, kind, at, data)
   redis.call('PUBLISH', 'telepatch:doorbell', knock)
 end
 
+-- What happened so far, for those who watch: attempts, reclaimed, and failed:CODE.
+local function tell(model, what) redis.call('HINCRBY', lane_key(model, 'totals'), what, 1) end
 -- What a person has used up today (UTC), as whole numbers, for the accounts that usage.py reads.
 local function account(person, at, what, amount)
   local key = person_key(person, 'usage:' .. math.floor(at / DAY))
@@ -265,6 +267,7 @@ local function dependency_failed(job, parent, what)
 end
 
 local function close_failed(job, at, record)
+  tell(job.model, 'failed:' .. cjson.decode(record).code)
   redis.call('HSET', job_key(job.id), 'error', record)
   close(job, 'failed', at, '{"error":' .. record .. '}')
 end

@@ -1,9 +1,9 @@
 -- Accepts jobs; parents must come before their children.
 -- ARGV: number of jobs, the most unended jobs, stored bytes and seconds of today that their owner may have (each '' for no
--- limit), then for each: id, then the 20 values named below. Returns for each: new, same, conflict, unknown, deleted, many,
+-- limit), then for each: id, then the 21 values named below. Returns for each: new, same, conflict, unknown, deleted, many,
 -- full or spent; its state, the id of the unknown parent, the deleted upload, or how much the owner has of what is limited.
 local NAMES = { 'person', 'model', 'digest', 'cost', 'alone', 'group', 'document', 'tokens', 'attachment', 'uses', 'price',
-  'saves', 'warnings', 'parents', 'keep', 'data', 'lane', 'promised', 'priority', 'timeout' }
+  'saves', 'warnings', 'parents', 'keep', 'data', 'lane', 'promised', 'priority', 'timeout', 'origin' }
 local most_jobs, most_bytes, most_seconds = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local at, answers, kept_out = now(), {}, {}
 

@@ -32,6 +32,7 @@ local function start(job, time, tokens)
   redis.call('HSET', job_key(job.id), 'worker', worker)
   redis.call('HSETNX', job_key(job.id), 'started', at)
   local attempt = redis.call('HINCRBY', job_key(job.id), 'attempts', 1)
+  tell(model, 'attempts')
   -- The fraction keeps the order in which jobs were taken, for when they are taken back.
   redis.call('ZADD', lane_key(model, 'leases'), at + lease + #taken / 1000, job.id)
   event(job, 'running', at, cjson.encode({ attempt = attempt }))

@@ -53,21 +53,22 @@ async def _stream(known: Caller, found: Services, start: str, missed: bool, only
     if missed:
         yield frame(start, "missed", {"after": start})
     last = start
-    async with found.hub.bunches(known.person, start) as arriving:
-        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-            # so many at once come to slow readers, for whom not all may have been kept
-            if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
-                yield frame(last, "missed", {"after": last})
-            last = bunch[-1].id if bunch else last
-            events = [event for event in bunch if not only or event.job in only]
-            results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
-            if not still:
-                return
-            if events:
-                for text in _told(events, results):
-                    yield text
-            elif not bunch:
-                yield ": heartbeat\n\n"
+    with found.metrics.streaming():
+        async with found.hub.bunches(known.person, start) as arriving:
+            async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+                # so many at once come to slow readers, for whom not all may have been kept
+                if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
+                    yield frame(last, "missed", {"after": last})
+                last = bunch[-1].id if bunch else last
+                events = [event for event in bunch if not only or event.job in only]
+                results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
+                if not still:
+                    return
+                if events:
+                    for text in _told(events, results):
+                        yield text
+                elif not bunch:
+                    yield ": heartbeat\n\n"
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:

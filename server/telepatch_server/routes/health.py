@@ -7,11 +7,13 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from telepatch_broker.connection import LOST
+from telepatch_broker.measures import CONTENT_TYPE
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import Unavailable
+from telepatch_server.auth import operator
+from telepatch_server.common_metrics import common
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
 
@@ -62,7 +64,14 @@ async def readyz(
     return Ready(workers=alive)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    dependencies=[Depends(operator)],
+    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403)},
+)
 async def metrics(found: Found) -> Response:
-    """Numbers for Prometheus."""
-    return Response(await found.metrics.exposition(found.registry), media_type=CONTENT_TYPE_LATEST)
+    """Numbers for Prometheus: this gateway's own, and those that every gateway tells alike."""
+    settings = found.settings
+    shared = await common(found.registry, found.condition, settings.blobs, settings.gateway_metrics_people)
+    return Response(found.metrics.exposition() + shared, media_type=CONTENT_TYPE)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -25,6 +26,7 @@ from telepatch_protocol.errors import (
     from_record,
 )
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, Priority, State, Submission, SubmissionAnswer
+from telepatch_server.access import origin_of
 from telepatch_server.admission import Admitted, Verdict, admit
 from telepatch_server.allowance import check_room, waits
 from telepatch_server.auth import PROTECTED, Asking, Person
@@ -37,6 +39,8 @@ from telepatch_server.submission import Received, receive
 router = APIRouter(
     prefix="/v1/jobs", tags=["jobs"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
 )
+
+_log = structlog.get_logger(__name__)
 
 Format = Literal["safetensors", "json"]
 Found = Annotated[Services, Depends(services)]
@@ -104,7 +108,8 @@ async def submit(
     if received.submission.dry_run:
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)
-    answers = await _queue(received, verdicts, known.limits, found)
+    answers = await _queue(received, verdicts, known.limits, found, origin_of(request.scope))
+    _write(person, verdicts, answers)
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
         seconds = min(wait, found.settings.gateway_wait_seconds)
@@ -159,6 +164,7 @@ async def delete(id: str, person: Person, found: Found) -> JobStatus:
         await found.lane.delete_result(person, id)
     else:
         await found.lane.cancel(person, id)
+        _log.info("job_cancelled", person=person, job=id, model=before.model)
     return await found.lane.status(person, id)
 
 
@@ -174,9 +180,11 @@ def _tried(id: str, verdict: Verdict) -> Accepted:
     return Accepted(id=id, price=job.price, warnings=job.warnings, saves=dict(job.saves))
 
 
-async def _queue(received: Received, verdicts: Sequence[Verdict], limits: Limits, found: Services) -> list[Accepted]:
+async def _queue(
+    received: Received, verdicts: Sequence[Verdict], limits: Limits, found: Services, origin: dict[str, str]
+) -> list[Accepted]:
     """Queue what was admitted, in one step."""
-    jobs: list[NewJob] = [verdict.job for verdict in verdicts if isinstance(verdict, Admitted)]
+    jobs: list[NewJob] = [replace(one.job, origin=origin) for one in verdicts if isinstance(one, Admitted)]
     queued = {answer.id: answer for answer in await found.lane.submit(jobs, limits)} if jobs else {}
     answers = [
         queued[id] if isinstance(verdict, Admitted) else _tried(id, verdict)
@@ -185,6 +193,14 @@ async def _queue(received: Received, verdicts: Sequence[Verdict], limits: Limits
     for answer in answers:
         found.metrics.submitted("queued" if answer.error is None else answer.error.code)
     return answers
+
+
+def _write(person: str, verdicts: Sequence[Verdict], answers: Sequence[Accepted]) -> None:
+    """A line in the log: which jobs were queued for which models, and which were refused with what."""
+    models = {one.job.id: one.job.model for one in verdicts if isinstance(one, Admitted)}
+    queued = {one.id: models[one.id] for one in answers if one.error is None}
+    refused = {one.id: one.error.code for one in answers if one.error is not None}
+    _log.info("jobs_submitted", person=person, jobs=queued, refused=refused)
 
 
 async def _await(
