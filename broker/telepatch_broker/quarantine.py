@@ -19,7 +19,7 @@ from telepatch_broker.lane import Lane
 from telepatch_broker.scripting import Scripts
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import NotFound, from_record
-from telepatch_protocol.jobs import Price, new_job_id
+from telepatch_protocol.jobs import Price, Priority, new_job_id
 
 
 class Loss(Frozen):
@@ -137,6 +137,7 @@ class Quarantine:
             group=_text(fields, "group"),
             saves=saves_from_json(fields.get("saves", b"{}")),
             lane=_lane(fields),
+            priority=cast("Priority", _text(fields, "priority") or "normal"),
         )
 
     async def _there(self, id: str) -> dict[str, bytes]:

@@ -12,11 +12,19 @@ from redis.commands.core import AsyncScript
 NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
-    "edit_put", "quarantine_drop", "reserve",
+    "edit_put", "ask", "key_add", "key_rotate", "key_remove", "key_adopt", "queues",
+    "quarantine_drop", "reserve",
 )  # fmt: skip
-"""The scripts there are; the steps that they share are in ``common.lua``."""
+"""The scripts there are; the steps that they share are in ``common.lua`` and ``people.lua``."""
 
-EVEN_WHEN_FULL = frozenset(NAMES) - {"submit", "note", "edit_put", "upload_begin", "upload_part", "upload_finish"}
+
+SHARED = ("common", "people")
+"""What stands before each script."""
+
+_NEW = {"submit", "note", "edit_put", "upload_begin", "upload_part", "upload_finish", "key_add", "key_adopt"}
+_READ = {"ask", "queues"}
+
+EVEN_WHEN_FULL = frozenset(NAMES) - _NEW - _READ
 """Scripts that bring what was accepted to its end, or make room: a server that is full must not refuse these.
 
 Over its ``maxmemory`` it refuses the first command of a script that may take memory, unless another one that writes
@@ -32,9 +40,9 @@ class Scripts:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         folder = files("telepatch_broker") / "scripts"
-        common = (folder / "common.lua").read_text()
+        shared = "".join((folder / f"{name}.lua").read_text() for name in SHARED)
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(common + _first(name) + (folder / f"{name}.lua").read_text()) for name in NAMES
+            name: client.register_script(shared + _first(name) + (folder / f"{name}.lua").read_text()) for name in NAMES
         }
 
     async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
@@ -21,8 +22,9 @@ from typing import Any
 
 import redis
 
+from telepatch_broker.connection import connect
 from telepatch_broker.launcher import find_server, server_command
-from telepatch_server.keys import add
+from telepatch_broker.people import People
 
 MODELS = Path(__file__).parents[2] / "models"
 MODEL = "gpt2-random"
@@ -125,7 +127,8 @@ class Stack:
     def __init__(self, home: Path, people: tuple[str, ...] = (), settings: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.settings = dict(settings or {})
-        self.keys = {name: add(home / "keys.json", name) for name in people}
+        self.people = people
+        self.keys: dict[str, str] = {}
         socket_path = home / "valkey.sock"
         self.redis_url = f"unix://{socket_path}"
         (home / "valkey").mkdir()
@@ -140,6 +143,13 @@ class Stack:
         """Start the queue, and wait until it answers."""
         self.queue.start()
         until(self._answers, 60)
+        for name in self.people:
+            if name not in self.keys:
+                self.keys[name] = asyncio.run(self._new_key(name))
+
+    async def _new_key(self, person: str) -> str:
+        async with connect(self.redis_url) as client:
+            return (await People(client).add(person)).key
 
     def _answers(self) -> bool:
         try:
@@ -155,7 +165,6 @@ class Stack:
         """One more gateway, on a port that stays its own."""
         port = _free_port()
         command = [sys.executable, "-P", "-m", "telepatch", "gateway", "--port", str(port), *self._shared()]
-        command += ["--keys-file", str(self.home / "keys.json")] if self.keys else []
         name = f"gateway-{len(self.gateways)}"
         part = Part(name, command, self.home / f"{name}.log", {**self.settings, **settings}, file_bytes)
         self.gateways.append(part)

@@ -24,6 +24,7 @@ end
 -- Backwards, so that putting each at the front keeps the order in which they were taken.
 for i = #ids, 1, -1 do
   local job = read(ids[i])
+  tell(model, 'reclaimed')
   local deaths = note_loss(job)
   if deaths >= most_deaths then
     quarantine(job, at, tonumber(ARGV[5]))
