@@ -6,14 +6,16 @@ import asyncio
 import logging
 import socket
 import sys
+from collections.abc import MutableMapping
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from telepatch_protocol.errors import Unavailable
+from telepatch_protocol.printable import printable
 from telepatch_server.app import create_app
 from telepatch_server.metrics import Metrics
 from telepatch_server.patience import patient
@@ -99,18 +101,26 @@ def url_of(listener: socket.socket) -> str:
 def configure_logging() -> None:
     """Log to standard error: lines for people at a terminal, JSON elsewhere. Contents of requests are never logged."""
     terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = plain if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.processors.format_exc_info,
+            *([_seen] if terminal else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _seen(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a terminal would obey is spelled out; of a stack alone, lines stay lines. JSON does all of this by itself."""
+    texts = {name: value for name, value in event.items() if isinstance(value, str)}
+    return {**event, **{name: printable(text, lines=name == "exception") for name, text in texts.items()}}
 
 
 def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
