@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, cast
 
 import redis.asyncio
@@ -116,18 +117,22 @@ class Registry:
             raise NotFound(f"there is no tokenizer file with the hash {sha256}")
         return data
 
-    async def heartbeat(self, worker: WorkerInfo, *, seconds: float = 10.0) -> None:
-        """Say that a worker is alive, and will be for that long."""
+    async def heartbeat(
+        self, worker: WorkerInfo, *, seconds: float = 10.0, numbers: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say that a worker is alive, and will be for that long, and what it counted so far (`Tally.snapshot`)."""
         keys.check_name("worker", worker.id)
         text = worker.model_copy(update={"seen": time.time()}).model_dump_json()
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
+        if numbers is not None:
+            pipeline.set(keys.numbers(worker.id), json.dumps(numbers), px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
         await pipeline.execute()
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""
-        await self._redis.delete(keys.worker(worker))
+        await self._redis.delete(keys.worker(worker), keys.numbers(worker))
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """The workers of a model that are alive."""

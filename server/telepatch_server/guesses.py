@@ -1,19 +1,23 @@
 """Wrong keys: whoever shows many of them waits, and takes no more of this gateway's time than a few looks a second.
 
-A key has 256 random bits, so nobody finds one by guessing; but every guess is held against every key that there is.
+A key has 256 random bits, so nobody finds one by guessing; but every guess costs this gateway and the queue a look.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import ipaddress
+import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from telepatch_protocol.errors import RateLimited
-from telepatch_server.keys import KeyRing
+from telepatch_broker.people import Caller
+from telepatch_protocol.errors import RateLimited, Unauthorized
+from telepatch_protocol.newest import Newest
 
 FREE: Final = 20
 """Wrong keys that an address may show before it waits."""
@@ -28,6 +32,7 @@ FORGOTTEN_SECONDS: Final = 60.0
 """How long after its last wrong key an address begins anew."""
 
 _ADDRESSES: Final = 10_000
+_GOOD: Final = 10_000
 
 
 @dataclass
@@ -41,40 +46,49 @@ class _Shown:
 
 
 class Guesses:
-    """Looks at keys, and keeps count of the wrong ones.
+    """Keeps count of wrong keys.
 
     A key that was good before is never kept waiting: wrong ones from its address do not lock its owner out.
     """
 
     def __init__(self) -> None:
         self._shown: OrderedDict[str, _Shown] = OrderedDict()
+        self._secret = secrets.token_bytes(32)
+        self._good: Newest[bytes, bool] = Newest(_GOOD)
 
-    async def person(self, keys: KeyRing, key: str, address: str) -> str | None:
-        """Whose key this is, or None.
+    async def ask(self, key: str, address: str, ask: Callable[[str], Awaitable[Caller]]) -> Caller:
+        """Whose key this is.
+
+        Args:
+            key: that somebody shows.
+            address: where they are.
+            ask: says whose it is.
 
         Raises:
-            RateLimited: too many keys from this address are being looked at.
+            Unauthorized: nobody's.
+            RateLimited: too many wrong keys from this address are being looked at, or its owner asks too often.
         """
-        name = keys.known(key)
-        if name is not None:
-            return name
+        digest = hmac.digest(self._secret, key.encode(), "sha256")  # not the key itself
         shown = self._of(neighbourhood(address))
-        if shown.wrong < FREE:
-            name = keys.person(key)
-        elif shown.waiting >= WAITING:
-            raise RateLimited("too many unknown API keys came from this address; try again in a minute")
-        else:
-            name = await self._in_turn(keys, key, shown)
-        if name is None:
+        if not self._good.get(digest) and shown.wrong >= FREE:
+            await self._turn(shown)
+        try:
+            found = await ask(key)
+        except Unauthorized:
+            self._good.drop(digest)
             shown.wrong, shown.last = shown.wrong + 1, time.monotonic()
-        return name
+            raise
+        self._good.put(digest, True)
+        return found
 
-    async def _in_turn(self, keys: KeyRing, key: str, shown: _Shown) -> str | None:
+    async def _turn(self, shown: _Shown) -> None:
+        """Wait for it, behind others of this address."""
+        if shown.waiting >= WAITING:
+            raise RateLimited("too many unknown API keys came from this address; try again in a minute").after(60.0)
         shown.waiting += 1
         try:
             async with shown.turn:
                 await asyncio.sleep(PAUSE_SECONDS)
-                return keys.person(key)
         finally:
             shown.waiting -= 1
 

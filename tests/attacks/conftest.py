@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,12 +10,11 @@ import tests.server.conftest as gateway
 import tests.worker.conftest as models
 from tests.attacks.raw import Line
 
-from telepatch_server import keys
 from telepatch_server.settings import Settings
 
 # Fixtures of the other rooms, by their own names.
-common, common_url, settings, serve, http = (
-    gateway.common, gateway.common_url, gateway.settings, gateway.serve, gateway.http,
+common, common_url, settings, serve, http, key = (
+    gateway.common, gateway.common_url, gateway.settings, gateway.serve, gateway.http, gateway.key,
 )  # fmt: skip
 publish, published, worker, graph, submit = (
     gateway.publish, gateway.published, gateway.worker, gateway.graph, gateway.submit,
@@ -42,12 +40,11 @@ def line(http: httpx.Client) -> Iterator[Callable[[], Line]]:
 
 @pytest.fixture
 def people(
-    serve: Callable[[Settings], httpx.Client], settings: Settings, published: object, tmp_path: Path
+    serve: Callable[[Settings], httpx.Client], settings: Settings, published: object, key: Callable[..., str]
 ) -> dict[str, httpx.Client]:
     """Ada and Bob, each with a key of their own for one gateway; and somebody without one."""
-    file = tmp_path / "keys.json"
-    headers = {name: {"Authorization": f"Bearer {keys.add(file, name)}"} for name in ("ada", "bob")}
-    first = serve(settings.model_copy(update={"keys_file": file}))
+    headers = {name: {"Authorization": f"Bearer {key(name)}"} for name in ("ada", "bob")}
+    first = serve(settings)
     found = {name: httpx.Client(base_url=first.base_url, headers=one, timeout=20) for name, one in headers.items()}
     yield {**found, "nobody": first}
     for one in found.values():

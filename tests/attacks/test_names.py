@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,13 @@ import structlog
 
 from telepatch.cli.app import run
 from telepatch.shown import Shown, printed
+from telepatch_broker import logs
 from telepatch_broker.registry import Registry, WorkerInfo
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, ErrorRecord, ExecutionError, from_record
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.printable import printable
 from telepatch_server import keys
-from telepatch_server.serve import configure_logging
 
 Make = Callable[..., dict[str, Any]]
 
@@ -194,29 +196,25 @@ def test_what_a_job_shows_is_one_line_and_moves_no_cursor(capsys: Any) -> None:
     assert not OBEYED.search(told.replace("\n", ""))
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_no_log_has_lines_that_somebody_else_wrote(
-    capsys: Any, monkeypatch: pytest.MonkeyPatch, terminal: bool
-) -> None:
-    import sys
-
-    before = structlog.get_config()
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_no_log_has_lines_that_somebody_else_wrote(format: logs.Format) -> None:
+    out = io.StringIO()
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     try:
-        configure_logging()
+        logs.configure(format=format, stream=out)
         log = structlog.get_logger("attacks")
         try:
             raise ValueError(f"{EVIL}\n2026-01-01 [info] forged")
         except ValueError as error:
             log.error("unexpected error", method=f"{EVIL}\nforged", exc_info=error)
+        logging.getLogger("library").warning("heard %s", f"{EVIL}\nforged")
     finally:
         structlog.configure(**before)
-    told = capsys.readouterr().err
-    lines = told.splitlines() if terminal else [json.loads(line)["event"] for line in told.splitlines()]
-    assert terminal or lines == ["unexpected error"]
-    assert not [line for line in lines if line.startswith("forged")]
-    ours = re.sub("\x1b\\[\\d*m", "", told)  # the colours of the log itself
-    assert not OBEYED.search(ours.replace("\n", ""))
+        root.handlers, root.level = handlers, level
+    told = out.getvalue()
+    assert told.count("\n") == 2
+    assert not OBEYED.search(told.replace("\n", ""))
 
 
 def test_what_can_be_seen_is_left_alone() -> None:

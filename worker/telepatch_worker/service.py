@@ -7,17 +7,19 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
+from transformers.utils.logging import disable_default_handler, enable_propagation
 
+from telepatch_broker import logs
 from telepatch_broker.blobs import Blobs, DirectoryBlobs
 from telepatch_broker.connection import check, connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
@@ -26,19 +28,24 @@ from telepatch_broker.lane import Lane
 from telepatch_broker.registry import LoadProgress, Registry, WorkerInfo
 from telepatch_broker.shared import check_shared
 from telepatch_broker.tasks import Tasks
+from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, read_card, read_cards
 from telepatch_worker.engine import BatchLimits, Engine
 from telepatch_worker.follow import follow
+from telepatch_worker.gauges import gauges
 from telepatch_worker.lead import Lead
 from telepatch_worker.load import Loaded, load
 from telepatch_worker.memory import room_for_caches
+from telepatch_worker.metrics_port import metrics_port
 from telepatch_worker.progress import Progress
 from telepatch_worker.ranks import Ranks, join
 from telepatch_worker.serving import Serving
-from telepatch_worker.settings import Settings, Torchrun
+from telepatch_worker.settings import Settings, Torchrun, traces_exporters
 from telepatch_worker.sharded import local_device
 from telepatch_worker.sources import prepare
+from telepatch_worker.spans import Spans
+from telepatch_worker.watching import Watching
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
@@ -50,7 +57,7 @@ def main(settings: Settings) -> None:
     Raises:
         TelepatchError: the model cannot be had, or the queue or the blob store is not what it should be.
     """
-    _log_as_json()
+    _configure_logging(settings)
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
     file = card_of(settings)
@@ -87,6 +94,9 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
     """The whole life of a worker; of rank 0, where several hold the model together."""
     file = card_of(settings)
     worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
+    logs.sign(worker=worker, model=file.id)
+    traces = open_traces("telepatch-worker", traces_exporters())
+    spans = None if traces is None else Spans(traces, file.id, worker)
     stop = _on_signals()
     async with _connected(settings) as (registry, lane, blobs):
         started = time.time()
@@ -94,10 +104,15 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
         if loaded is None:
             return
         await registry.publish(loaded.card, loaded.tokenizer_json)
-        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks))
-        with housekeeping(settings, blobs).run():
+        watching = Watching(spans=spans)
+        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks), watching)
+        watching.gauges = partial(gauges, serving, loaded)
+        port = settings.worker_metrics_host, settings.worker_metrics_port
+        with housekeeping(settings, blobs).run(), metrics_port(*port, watching.snapshot, file.id, worker):
             await _live(serving, registry, _info(loaded, worker, started), stop)
-    _log.info("worker_ended", worker=worker)
+    if spans is not None:
+        await asyncio.to_thread(spans.close)
+    _log.info("worker_ended")
 
 
 def _engine(loaded: Loaded, settings: Settings, ranks: Ranks | None) -> Engine:
@@ -237,7 +252,8 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
     async def beat() -> None:
         while True:
             try:
-                await registry.heartbeat(info.model_copy(update={"running": serving.running}))
+                now = info.model_copy(update={"running": serving.running})
+                await registry.heartbeat(now, numbers=serving.watching.snapshot())
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
             await asyncio.sleep(_BEAT_SECONDS)
@@ -247,7 +263,7 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
         serving.stop()
 
     beside = [asyncio.create_task(beat()), asyncio.create_task(listen())]
-    _log.info("worker_ready", worker=info.id, model=info.model, device=info.device)
+    _log.info("worker_ready", device=info.device)
     try:
         await serving.run()
     finally:
@@ -279,19 +295,11 @@ def _on_signals() -> asyncio.Event:
     return stop
 
 
-def _log_as_json() -> None:
-    """One JSON object per line on stderr; of a stack, where it was, and no values. RQ tells of trouble only."""
-    logging.getLogger("rq").setLevel(logging.WARNING)
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _configure_logging(settings: Settings) -> None:
+    """Log as the settings say, libraries that would write by themselves too; RQ tells of trouble only."""
+    logs.configure(settings.log_level, settings.log_format)
+    logging.captureWarnings(True)
+    disable_default_handler()
+    enable_propagation()
+    for name in ("rq", "rq.worker"):
+        logging.getLogger(name).setLevel(logging.WARNING)

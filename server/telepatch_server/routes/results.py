@@ -22,7 +22,7 @@ from telepatch_server.readable import readable
 from telepatch_server.routes.jobs import Format
 from telepatch_server.services import Services, services
 
-router = APIRouter(prefix="/v1", tags=["results"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["results"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503))
 
 SAFETENSORS = "application/octet-stream"
 Found = Annotated[Services, Depends(services)]
