@@ -92,7 +92,7 @@ def _refusal(scope: Scope) -> Response | None:
     if coded:  # few bytes of compressed ones may stand for very many
         detail = f"the body has Content-Encoding {shown(coded[0].decode('latin-1'))}; send it as it is, without one"
         return problem(ServiceError(detail), status=415, headers=_CLOSE | {"Accept-Encoding": "identity"})
-    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size + len(scope["query_string"]) + len(scope.get("raw_path", b"")) > MOST_HEAD:
         detail = f"the head of the request has more than {MOST_HEAD:,} bytes"
         return problem(ServiceError(detail), status=431, headers=_CLOSE)

@@ -1,4 +1,4 @@
-"""Connections that say nothing, or never come to an end of it: the head of a request comes in time, or the line is closed."""
+"""Connections that say nothing, or that never stop: the head of a request comes in time, or the line is closed."""
 
 from __future__ import annotations
 

@@ -17,12 +17,13 @@ import structlog
 from telepatch.cli.app import run
 from telepatch.shown import Shown, printed
 from telepatch_broker import logs
+from telepatch_broker.connection import connect
+from telepatch_broker.people import People
 from telepatch_broker.registry import Registry, WorkerInfo
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, ErrorRecord, ExecutionError, from_record
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.printable import printable
-from telepatch_server import keys
 
 Make = Callable[..., dict[str, Any]]
 
@@ -115,12 +116,15 @@ def test_ids_are_plain_identifiers(http: httpx.Client, graph: Make, id: str) -> 
         "-a",
     ],
 )
-def test_no_key_is_made_for_a_name_that_looks_like_another(tmp_path: Path, name: str) -> None:
-    keys.add(tmp_path / "keys.json", "ada")
+async def test_no_key_is_made_for_a_name_that_looks_like_another(redis_url: str, name: str) -> None:
+    client = connect(redis_url)
+    people = People(client)
+    await people.add("ada")
     with pytest.raises(BadArgument) as refusal:
-        keys.add(tmp_path / "keys.json", name)
+        await people.add(name)
     assert not OBEYED.search(str(refusal.value))
-    assert keys.listing(tmp_path / "keys.json") == ["ada"]
+    assert await people.names() == ["ada"]
+    await client.aclose()
 
 
 @pytest.mark.parametrize(
@@ -129,8 +133,6 @@ def test_no_key_is_made_for_a_name_that_looks_like_another(tmp_path: Path, name:
 async def test_no_model_and_no_worker_is_named_by_what_cannot_be_seen(
     redis_url: str, published: ModelCard, name: str
 ) -> None:
-    from telepatch_broker.connection import connect
-
     client = connect(redis_url)
     registry = Registry(client)
     with pytest.raises(BadArgument):
