@@ -79,7 +79,7 @@ class _Head(asyncio.Protocol):
             self.transport.close()
 
 
-class _PatientInPython(_Head, H11Protocol):  # type: ignore[misc]
+class _PatientInPython(_Head, H11Protocol):
     """One connection, read by h11."""
 
     def in_head(self) -> bool:
@@ -89,7 +89,7 @@ class _PatientInPython(_Head, H11Protocol):  # type: ignore[misc]
 
 if HttpToolsProtocol is not None:
 
-    class _Patient(_Head, HttpToolsProtocol):  # type: ignore[misc]
+    class _Patient(_Head, HttpToolsProtocol):
         """One connection, read by httptools."""
 
         _open = False

@@ -14,6 +14,19 @@ SMUGGLED = b"GET /v1/me HTTP/1.1\r\nHost: localhost\r\n\r\n"
 Open = Callable[[], Line]
 
 
+def test_whoever_hangs_up_in_the_middle_of_a_body_leaves_nothing_in_the_log(line: Open, capsys: Any) -> None:
+    """An error with its stack for each of them would fill any disk."""
+    for body in (b"{", b'{"documents": ['):
+        wire = line()
+        wire.send(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + body)
+        wire.close()
+    chunked = line()
+    chunked.ask("POST", "/v1/jobs", "Transfer-Encoding: chunked", body=b"nonsense\r\n" + SMUGGLED)
+    assert line().ask("GET", "/v1/me").status == 200
+    told = capsys.readouterr()
+    assert "unexpected error" not in told.out + told.err
+
+
 @pytest.mark.parametrize(
     "headers",
     [
