@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import redis.asyncio
 
@@ -15,6 +15,9 @@ from telepatch_protocol.errors import BadArgument, NotFound
 from telepatch_protocol.jobs import State
 
 _LOADING_SECONDS = 60
+_DRAIN_SECONDS = 3600
+
+WorkerState = Literal["ready", "draining"]
 
 
 class WorkerInfo(Frozen):
@@ -23,6 +26,7 @@ class WorkerInfo(Frozen):
     Attributes:
         running: jobs that it works on.
         tp_size: processes that hold the model together, each on a device of its own.
+        state: `draining` once it was asked to end: it finishes what it has, and takes nothing new.
         seen: when it was last heard of; set by `Registry.heartbeat`.
     """
 
@@ -35,6 +39,7 @@ class WorkerInfo(Frozen):
     seen: float = 0.0
     running: int = 0
     tp_size: int = 1
+    state: WorkerState = "ready"
 
 
 class LoadProgress(Frozen):
@@ -116,18 +121,31 @@ class Registry:
             raise NotFound(f"there is no tokenizer file with the hash {sha256}")
         return data
 
-    async def heartbeat(self, worker: WorkerInfo, *, seconds: float = 10.0) -> None:
-        """Say that a worker is alive, and will be for that long."""
+    async def heartbeat(self, worker: WorkerInfo, *, seconds: float = 10.0) -> bool:
+        """Say that a worker is alive, and will be for that long; whether it was asked to end (`drain`)."""
         keys.check_name("worker", worker.id)
         text = worker.model_copy(update={"seen": time.time()}).model_dump_json()
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
-        await pipeline.execute()
+        pipeline.exists(keys.drain(worker.id))
+        return bool((await pipeline.execute())[-1])
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""
-        await self._redis.delete(keys.worker(worker))
+        await self._redis.delete(keys.worker(worker), keys.drain(worker))
+
+    async def drain(self, worker: str) -> WorkerInfo:
+        """Ask a worker to finish what it has, take nothing new, and end; it hears it with its next heartbeat.
+
+        Raises:
+            NotFound: no worker of that id is alive; the message names those that are.
+        """
+        known = {one.id: one for model in await self.overview() for one in model.workers}
+        if worker not in known:
+            raise NotFound(f"no worker {worker!r} is alive; there is {', '.join(sorted(known)) or 'none'}")
+        await self._redis.set(keys.drain(worker), "1", ex=_DRAIN_SECONDS)
+        return known[worker]
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """The workers of a model that are alive."""

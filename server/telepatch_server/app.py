@@ -21,11 +21,13 @@ from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import data, edits, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
-ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
+ROUTERS = tuple(
+    part.router for part in (jobs, events, results, data, edits, models, words, me, admin, worker_blobs, health)
+)
 
 
 class Problem(Frozen):
@@ -107,7 +109,7 @@ def _documented(app: FastAPI) -> FastAPI:
         if app.openapi_schema is None:
             schemas = plain().setdefault("components", {}).setdefault("schemas", {})
             for name, schema in _schemas(
-                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize)
+                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize, admin.Load)
             ):
                 schemas.setdefault(name, schema)
         assert app.openapi_schema is not None

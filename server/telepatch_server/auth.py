@@ -74,6 +74,20 @@ PROTECTED = [Depends(_SCHEME), Depends(person)]
 """What routes of people depend on; the scheme is there for OpenAPI."""
 
 
+async def admin(name: Person, found: Annotated[Services, Depends(services)]) -> None:
+    """Let only those pass who run the service: whoever uses the machine of a gateway without keys.
+
+    Raises:
+        Forbidden: a person with a key, who may use the service.
+    """
+    if found.keys is not None:
+        raise Forbidden(f"{name} may use this service, and not change what runs; that needs a gateway on loopback")
+
+
+ADMIN = [Depends(_SCHEME), Depends(admin)]
+"""What routes of those who run the service depend on."""
+
+
 def _bearer(request: Request, what: str) -> str:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():

@@ -1,4 +1,4 @@
-"""The commands of this room: ``telepatch gateway``, ``keys`` and ``up``. What they run is imported when they run."""
+"""The commands of this room: ``gateway``, ``host``, ``keys`` and ``up``. What they run is imported when they run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _USAGE = 2
 gateway = typer.Typer(rich_markup_mode="rich")
 keys = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 up = typer.Typer(rich_markup_mode="rich")
+host = typer.Typer(rich_markup_mode="rich")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Every address but loopback needs a keys file.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)]
@@ -45,14 +46,54 @@ def run_gateway(
       telepatch gateway --redis-url redis://localhost:6379/0
       telepatch gateway --host 0.0.0.0 --keys-file keys.json
     """
+    from telepatch_broker.places import refuse_password
     from telepatch_server import serve
     from telepatch_server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis_url, "blobs": blobs, "keys_file": keys_file}
     with _usage(BadArgument):
+        refuse_password(redis_url)
         settings = Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
         _end_with_0_when_asked()
         serve.main(settings)
+
+
+@host.command(rich_help_panel=PANEL)
+def run_host(
+    name: Annotated[
+        str | None, typer.Option(help="By which models are placed here; else that of the machine.", show_default=False)
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for what its workers say.", show_default=False)] = None,
+    redis_url: RedisUrl = None,
+    blobs: Blobs = None,
+) -> None:
+    """Load and unload models on this machine as is wanted, without a stop of the others.
+
+    Holds no model itself: starts a worker for each that `telepatch models load` asks for, one after the other, starts
+    those again that break, and ends those that `telepatch models unload` names once they have finished what they have.
+    SIGTERM or Ctrl-C ends all of them so; a second one at once. Workers get this environment (TELEPATCH_MODELS, ...).
+
+    \b
+    [bold]Examples[/bold]
+      telepatch host --redis-url redis://queue:6379/0
+      telepatch host --name gpu-3 --logs /var/log/telepatch
+      TELEPATCH_WORKER_DEVICE=cuda telepatch host
+    """
+    import asyncio
+
+    from telepatch_broker.places import refuse_password
+    from telepatch_server import serve
+    from telepatch_server.host import run
+    from telepatch_server.settings import HostSettings, variables
+
+    given: dict[str, Any] = {"host_name": name, "host_logs": logs, "redis_url": redis_url, "blobs": blobs}
+    with _usage(BadArgument):
+        refuse_password(redis_url)
+        settings = HostSettings.from_environment(**{key: value for key, value in given.items() if value is not None})
+        serve.configure_logging()
+        pairs = (("--redis-url", redis_url), ("--blobs", blobs))
+        options = [word for option, value in pairs if value for word in (option, value)]
+        asyncio.run(run(settings, options, variables()))
 
 
 @up.command(rich_help_panel="Try it here")
@@ -89,7 +130,10 @@ def run_up(
     from telepatch_server.up import ChildEnded, Plan, run
 
     models = tuple(dict.fromkeys([*(model or []), *(("smollm2-135m", "minilm") if demo else ())])) or ("smollm2-135m",)
-    plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, keys_file, announce, with_parent)
+    with _usage(BadArgument):
+        queue = _queue(redis_url) if redis_url else None
+    place = home.expanduser().resolve()
+    plan = Plan(models, host, port, place, redis_url, queue, keys_file, announce, with_parent)
     with terminal.progress() as progress:
         try:
             with _usage(BadArgument):
@@ -142,6 +186,15 @@ def remove_key(name: Annotated[str, typer.Argument(help="Whose key it is.")], fi
     with _usage():
         store.remove(file, name)
     typer.echo(f"removed {name}")
+
+
+def _queue(redis_url: str) -> str:
+    """The address of a command line with all that it takes to be let in."""
+    from telepatch_broker.places import refuse_password
+    from telepatch_server.settings import Settings
+
+    refuse_password(redis_url)
+    return Settings.from_environment(redis_url=redis_url).queue
 
 
 def _end_with_0_when_asked() -> None:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
-from telepatch_broker.connection import connect
-from telepatch_protocol.environment import Variables
-from telepatch_protocol.errors import BadArgument
+from telepatch_broker.places import Places
 
 
-class Settings(Variables):
-    """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
+class Settings(Places):
+    """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in
+    capitals, those of `Places` too.
 
     Attributes:
         host: address to listen on; every one but loopback needs `keys_file`.
         port: port to listen on; 0 picks a free one.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://``.
         keys_file: hashed API keys, made by ``telepatch keys add``.
-        blobs: folder for results and attachments.
         worker_token: what workers on other hosts show to read and write blobs through the gateway; none, and none may.
         result_seconds: how long results are kept.
         record_seconds: how long records of jobs are kept after that.
@@ -39,6 +37,8 @@ class Settings(Variables):
         gateway_heartbeat_seconds: how often an event stream without events says that it is there.
         gateway_json_values: the most numbers of a result that travel as JSON.
         gateway_cards_seconds: how long a model card is used before it is looked up again.
+        gateway_drain_seconds: how long a gateway that is asked to end says that it is not ready, and still answers,
+            before it stops listening; for load balancers, which take a while to notice.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
     """
 
@@ -48,9 +48,7 @@ class Settings(Variables):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    redis_url: str = "redis://127.0.0.1:6379/0"
     keys_file: Path | None = None
-    blobs: Path = Path("~/.local/share/telepatch/blobs")
     worker_token: str | None = Field(default=None, min_length=16, repr=False)
     result_seconds: float = Field(default=86_400.0, gt=0)
     record_seconds: float = Field(default=7 * 86_400.0, gt=0)
@@ -66,18 +64,10 @@ class Settings(Variables):
     gateway_heartbeat_seconds: float = Field(default=15.0, gt=0)
     gateway_json_values: int = Field(default=100_000, ge=1)
     gateway_cards_seconds: float = Field(default=2.0, ge=0)
+    gateway_drain_seconds: float = Field(default=0.0, ge=0)
     gateway_stop_seconds: int = Field(default=5, ge=0)
 
-    @field_validator("redis_url")
-    @classmethod
-    def _an_address(cls, value: str) -> str:
-        try:
-            connect(value)  # sends nothing yet
-        except BadArgument as error:
-            raise ValueError(error.detail) from None
-        return value
-
-    @field_validator("blobs", "keys_file")
+    @field_validator("keys_file")
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()
@@ -103,6 +93,41 @@ class Settings(Variables):
             9000
         """
         return cls.read(os.environ if environment is None else environment, overrides)
+
+
+class HostSettings(Places):
+    """What a host is told when it starts; its workers read the rest of the environment themselves.
+
+    Attributes:
+        host_name: by which models are placed here; that of the machine if left out. No two hosts have one name.
+        host_logs: folder for what its workers say.
+    """
+
+    OWN: ClassVar[str] = "TELEPATCH_HOST_"
+    SECRET: ClassVar[frozenset[str]] = frozenset({"redis_url"})
+
+    host_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+    host_logs: Path = Path("~/.local/share/telepatch/host-logs")
+
+    @field_validator("host_logs")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def name(self) -> str:
+        """By which models are placed here."""
+        return self.host_name or socket.gethostname()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """The environment's settings, with `overrides` on top; see `Settings.from_environment`."""
+        return cls.read(os.environ if environment is None else environment, overrides)
+
+
+def variables() -> dict[str, str]:
+    """The environment, for processes that this one starts."""
+    return dict(os.environ)
 
 
 def is_loopback(host: str) -> bool:
