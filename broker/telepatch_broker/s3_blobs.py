@@ -31,8 +31,8 @@ class S3Blobs:
     """Blobs as objects of a bucket, which every process that uses them must reach.
 
     Keys, region and endpoint come from the variables ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``,
-    ``AWS_ENDPOINT_URL`` and their like, or from what the machine is given where it runs; a server without TLS needs
-    ``AWS_ALLOW_HTTP=true``. An object is there as a whole once it is written, and not before.
+    ``AWS_ENDPOINT_URL`` (of a server that is not Amazon's; ``http://`` for one without TLS) and their like, or from what
+    the machine is given where it runs. An object is there as a whole once it is written, and not before.
 
     Args:
         place: ``s3://BUCKET/PREFIX``.
@@ -57,7 +57,7 @@ class S3Blobs:
         self.place = check_place(place)
         self._obstore: Any = obstore
         self._trouble: type[Exception] = BaseError
-        options: Any = {"timeout": _LONGEST, "connect_timeout": "10s", "user_agent": "telepatch"}
+        options: Any = {"allow_http": True, "timeout": _LONGEST, "connect_timeout": "10s", "user_agent": "telepatch"}
         try:
             self._store = S3Store.from_url(self.place, client_options=options)
         except BaseError as error:
@@ -66,7 +66,7 @@ class S3Blobs:
     async def put(self, name: str, data: Source) -> None:
         """Write a blob."""
         check_name(name)
-        with self._told(name):
+        with self._told(name, writing=True):
             if isinstance(data, bytes):
                 await self._obstore.put_async(self._store, name, data)
                 return
@@ -117,11 +117,13 @@ class S3Blobs:
             yield name
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _told(self, name: str, *, writing: bool = False) -> Iterator[None]:
         """What goes wrong in the bucket, in our words."""
         try:
             yield
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if writing:
+                raise Unavailable(f"the blob store {self.place} is not there: {_first_line(error)}") from error
             raise missing(name) from None
         except self._trouble as error:
             raise Unavailable(f"the blob store {self.place} failed at {name!r}: {_first_line(error)}") from error
