@@ -99,11 +99,14 @@ class Hosts:
         if host is not None and host not in alive:
             raise NotFound(f"no host {host!r} is alive; there is {', '.join(sorted(alive))}")
         wanted = Wanted(model=model, replicas=replicas, host=host, since=time.time())
-        await _awaited(self._redis.hset(keys.WANTED, model, wanted.model_dump_json()))
+        pipeline = self._redis.pipeline()
+        pipeline.hset(keys.WANTED, model, wanted.model_dump_json())
+        pipeline.srem(keys.UNLOADED, model)
+        await pipeline.execute()
         return wanted
 
     async def want_no_more(self, model: str) -> None:
-        """Have hosts unload a model.
+        """Have hosts unload a model; whoever sends it a job is told that it waits.
 
         Raises:
             NotFound: it is not wanted; the message names those that are.
@@ -113,6 +116,7 @@ class Hosts:
             raise NotFound(
                 f"no host is to serve {model!r}; hosts are to serve {names}. 'telepatch drain' ends a worker"
             )
+        await _awaited(self._redis.sadd(keys.UNLOADED, model))
 
     async def wanted(self) -> dict[str, Wanted]:
         """All that is wanted, by model."""

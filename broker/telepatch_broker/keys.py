@@ -53,6 +53,9 @@ BACKUP = "telepatch:backup"
 WANTED = "telepatch:wanted"
 """Hash: models that hosts are to serve, as JSON."""
 
+UNLOADED = "telepatch:unloaded"
+"""Set: models that hosts served, and were told to serve no more."""
+
 HOSTS = "telepatch:hosts"
 """Set: names of hosts that ever told of themselves."""
 

@@ -110,6 +110,10 @@ class Registry:
             raise NotFound(f"there is no model {model!r} here; there is {', '.join(names) or 'none yet'}")
         return text
 
+    async def unloaded(self, model: str) -> bool:
+        """Whether hosts were told to serve it no more: jobs for it wait until they are told otherwise."""
+        return bool(await _awaited(self._redis.sismember(keys.UNLOADED, model)))
+
     async def tokenizer(self, sha256: str) -> bytes:
         """A tokenizer file by its hash.
 
