@@ -11,9 +11,9 @@ from collections.abc import Awaitable
 from typing import Any, Final, Literal, cast
 
 import redis.asyncio
-from pydantic import BaseModel, ConfigDict
 
 from telepatch_broker import keys
+from telepatch_broker.registry import Told
 from telepatch_protocol.errors import BadArgument, Conflict, NotFound
 
 SEAT_SECONDS: Final = 15.0
@@ -25,13 +25,7 @@ CopyState = Literal["loading", "ready", "draining", "failed"]
 """On its way; serves; finishes what it has; did not start or broke, and is tried again later."""
 
 
-class _Told(BaseModel):
-    """What is told between versions: fields that a newer one has are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Wanted(_Told):
+class Wanted(Told):
     """A model that is to be served: by so many workers, on one host or on any; `since` is a Unix time in seconds."""
 
     model: str
@@ -40,7 +34,7 @@ class Wanted(_Told):
     since: float = 0.0
 
 
-class Copies(_Told):
+class Copies(Told):
     """One copy of a model on a host.
 
     Attributes:
@@ -60,7 +54,7 @@ class Copies(_Told):
     pid: int | None = None
 
 
-class HostInfo(_Told):
+class HostInfo(Told):
     """What a host says of itself; `seen` is when it was last heard of."""
 
     name: str

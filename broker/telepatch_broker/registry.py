@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Any, Literal, cast
 
 import redis.asyncio
+from pydantic import ConfigDict
 
 from telepatch_broker import keys
 from telepatch_protocol.card import Frozen, ModelCard
@@ -20,7 +21,13 @@ _DRAIN_SECONDS = 3600
 WorkerState = Literal["ready", "draining"]
 
 
-class WorkerInfo(Frozen):
+class Told(Frozen):
+    """What processes tell each other, which may be of different versions: what only a newer one knows is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class WorkerInfo(Told):
     """What a worker says of itself with every heartbeat; times are Unix times in seconds.
 
     Attributes:
@@ -42,7 +49,7 @@ class WorkerInfo(Frozen):
     state: WorkerState = "ready"
 
 
-class LoadProgress(Frozen):
+class LoadProgress(Told):
     """How far a worker is with loading: `done` of `total` in the unit of the `stage`, 0 of 0 where it cannot know."""
 
     worker: str

@@ -31,8 +31,8 @@ class S3Blobs:
     """Blobs as objects of a bucket, which every process that uses them must reach.
 
     Keys, region and endpoint come from the variables ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``
-    and ``AWS_ENDPOINT_URL`` (of a server that is not Amazon's; ``http://`` for one without TLS) and their like, or from what
-    the machine is given where it runs. An object is there as a whole once it is written, and not before.
+    and ``AWS_ENDPOINT_URL`` (of a server that is not Amazon's; ``http://`` for one without TLS) and their like, or from
+    what the machine is given where it runs. An object is there as a whole once it is written, and not before.
 
     Args:
         place: ``s3://BUCKET/PREFIX``.

@@ -121,7 +121,7 @@ def _copied(source: redis.Redis, target: redis.Redis, names: list[bytes]) -> int
     reading, writing = source.pipeline(transaction=False), target.pipeline(transaction=False)
     for name in names:
         reading.dump(name)
-        reading.pexpiretime(name)
+        reading.pexpiretime(name.decode("utf-8", "surrogateescape"))
     answers = reading.execute() if names else []
     for name, value, until in zip(names, answers[::2], answers[1::2], strict=True):
         if value is not None:  # else its time came meanwhile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Awaitable
 from typing import cast
@@ -108,3 +109,21 @@ async def test_the_overview_counts_jobs_and_workers(registry: Registry, lane: La
     assert await registry.counts(CARD.id) == {"completed": 1, "queued": 2, "running": 1}
     await lane.cancel("ada", two.id)
     assert await registry.counts(CARD.id) == {"cancelled": 1, "completed": 1, "queued": 2, "running": 0}
+
+
+async def test_what_a_newer_worker_tells_can_be_read(client: redis.asyncio.Redis, registry: Registry) -> None:
+    await registry.heartbeat(worker())
+    text = json.loads(await client.get(keys.worker("w1")))
+    await client.set(keys.worker("w1"), json.dumps({**text, "mood": "good"}))
+    assert [one.id for one in await registry.workers(CARD.id)] == ["w1"]
+
+
+async def test_a_worker_is_asked_to_drain_and_hears_it_with_its_next_heartbeat(registry: Registry) -> None:
+    await registry.publish(CARD, FILE)
+    assert not await registry.heartbeat(worker())
+    assert (await registry.drain("w1")).id == "w1"
+    assert await registry.heartbeat(worker())
+    await registry.leave("w1")
+    with pytest.raises(NotFound, match="no worker 'w1' is alive; there is none"):
+        await registry.drain("w1")
+    assert not await registry.heartbeat(worker())
