@@ -135,7 +135,7 @@ class Registry:
     async def heartbeat(self, worker: WorkerInfo, *, seconds: float = 10.0) -> bool:
         """Say that a worker is alive, and will be for that long; whether it was asked to end (`drain`)."""
         keys.check_name("worker", worker.id)
-        text = worker.model_copy(update={"seen": time.time()}).model_dump_json()
+        text = worker.model_copy(update={"seen": time.time()}).model_dump_json(exclude_defaults=True)
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
