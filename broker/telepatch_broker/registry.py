@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, Literal, cast
 
 import redis.asyncio
@@ -22,7 +23,7 @@ WorkerState = Literal["ready", "draining"]
 
 
 class Told(Frozen):
-    """What processes tell each other, which may be of different versions: what only a newer one knows is passed over."""
+    """What processes of different versions tell each other: what only a newer one knows is passed over."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -132,19 +133,27 @@ class Registry:
             raise NotFound(f"there is no tokenizer file with the hash {sha256}")
         return data
 
-    async def heartbeat(self, worker: WorkerInfo, *, seconds: float = 10.0) -> bool:
-        """Say that a worker is alive, and will be for that long; whether it was asked to end (`drain`)."""
+    async def heartbeat(
+        self, worker: WorkerInfo, *, seconds: float = 10.0, numbers: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Say that a worker is alive, and will be for that long, and what it counted so far (`Tally.snapshot`).
+
+        Returns:
+            Whether it was asked to end (`drain`).
+        """
         keys.check_name("worker", worker.id)
         text = worker.model_copy(update={"seen": time.time()}).model_dump_json(exclude_defaults=True)
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
+        if numbers is not None:
+            pipeline.set(keys.numbers(worker.id), json.dumps(numbers), px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
         pipeline.exists(keys.drain(worker.id))
         return bool((await pipeline.execute())[-1])
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""
-        await self._redis.delete(keys.worker(worker), keys.drain(worker))
+        await self._redis.delete(keys.worker(worker), keys.numbers(worker), keys.drain(worker))
 
     async def drain(self, worker: str) -> WorkerInfo:
         """Ask a worker to finish what it has, take nothing new, and end; it hears it with its next heartbeat.

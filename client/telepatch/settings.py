@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 _PREFIX = "TELEPATCH_"
 
@@ -62,3 +64,8 @@ class Settings(BaseModel):
                 f"{found['url']!r} is no address of a gateway; give one such as 'http://127.0.0.1:8000', "
                 "as an argument of connect() or in TELEPATCH_URL"
             ) from None
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

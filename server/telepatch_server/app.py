@@ -12,21 +12,36 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
+from telepatch_broker.tracing import Traces
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
 from telepatch_server import problems
-from telepatch_server.auth import key_ring
+from telepatch_server.access import Logged
+from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
-from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import (
+    admin,
+    data,
+    edits,
+    events,
+    health,
+    jobs,
+    me,
+    models,
+    operations,
+    results,
+    words,
+    worker_blobs,
+)
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
+from telepatch_server.tracing import Traced
 
 ROUTERS = tuple(
-    part.router for part in (jobs, events, results, data, edits, models, words, me, admin, worker_blobs, health)
+    part.router for part in (jobs, events, results, data, edits, models, words, me, operations, worker_blobs, health)
 )
 
 
@@ -44,20 +59,17 @@ class Problem(Frozen):
     parent: str | None = None
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The gateway as an ASGI application; it connects when it is started, and not before.
 
     Args:
         settings: what it is told.
-
-    Raises:
-        BadArgument: others can reach it, and there is no keys file.
-        Unavailable: the keys file cannot be read.
+        traces: where spans of requests go, if anywhere.
 
     Example:
         >>> app = create_app(Settings(redis_url="redis://localhost"))
     """
-    keys, metrics = key_ring(settings), Metrics()
+    metrics = Metrics()
     return _documented(
         problems.install(
             _with_calls(
@@ -65,9 +77,11 @@ def create_app(settings: Settings) -> FastAPI:
                     title="Telepatch",
                     version=version("telepatch"),
                     summary="Read and change what happens inside neural networks that run elsewhere.",
-                    lifespan=_lifespan(settings, keys, metrics),
+                    lifespan=_lifespan(settings, metrics),
                     dependencies=[Depends(known_only)],
                     middleware=[
+                        *([] if traces is None else [Middleware(Traced, traces=traces)]),
+                        Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
                         Middleware(
                             Limited,
@@ -88,14 +102,16 @@ def create_app(settings: Settings) -> FastAPI:
 def _with_calls(app: FastAPI) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(admin.router, dependencies=PROTECTED)
     return app
 
 
-def _lifespan(settings: Settings, keys: KeyRing | None, metrics: Metrics) -> Any:
+def _lifespan(settings: Settings, metrics: Metrics) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings, keys, metrics) as services:
+        async with running(settings, metrics) as services:
             app.state.services = services
+            app.state.people, app.state.usage = services.people, services.usage
             yield
 
     return lifespan
@@ -109,7 +125,20 @@ def _documented(app: FastAPI) -> FastAPI:
         if app.openapi_schema is None:
             schemas = plain().setdefault("components", {}).setdefault("schemas", {})
             for name, schema in _schemas(
-                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize, admin.Load)
+                (
+                    Problem,
+                    Submission,
+                    Fragment,
+                    jobs.Cancelling,
+                    results.Wanted,
+                    words.Tokenize,
+                    words.Detokenize,
+                    admin.NewKeyWanted,
+                    admin.Rotation,
+                    admin.Limiting,
+                    admin.OldKeys,
+                    operations.Load,
+                )
             ):
                 schemas.setdefault(name, schema)
         assert app.openapi_schema is not None

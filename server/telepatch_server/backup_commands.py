@@ -29,7 +29,7 @@ Home = Annotated[
 def run_backup(file: File, home: Home = None) -> None:
     """Write queue and blob store into one file, while the service runs on.
 
-    Everything as it is at one moment: jobs, results, uploads, edits. Not in it: the keys file, cards and weights.
+    Everything as it is at one moment: jobs, results, uploads, edits, people. Not in it: cards and weights.
     The file holds what everybody sent and got; keep it as you keep the keys.
 
     \b

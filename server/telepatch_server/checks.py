@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 from telepatch_broker.checks import of_places
-from telepatch_broker.connection import connect
+from telepatch_broker.connection import LOST, connect
+from telepatch_broker.people import People
 from telepatch_broker.places import open_blobs
-from telepatch_protocol.errors import TelepatchError
+from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.findings import Finding
-from telepatch_server import keys
-from telepatch_server.auth import key_ring
+from telepatch_server.door import refuse_keyless
 from telepatch_server.settings import Settings
-
-_FOR_OTHERS = 0o077
 
 
 def findings() -> list[Finding]:
     """Everything about the gateway that this environment describes."""
     settings = Settings.from_environment()
-    return [Finding("settings", "ok", "understood"), *of_keys(settings), *asyncio.run(_of_places(settings))]
+    return [Finding("settings", "ok", "understood"), *asyncio.run(_all(settings))]
 
 
-async def _of_places(settings: Settings) -> list[Finding]:
+async def _all(settings: Settings) -> list[Finding]:
     blobs = open_blobs(settings.blobs)
     async with connect(settings.queue) as client:
-        return [one async for one in of_places(client, blobs, settings.queue)]
+        found = [one async for one in of_places(client, blobs, settings.queue)]
+        if found[0].level != "fail":
+            found += [one async for one in of_keys(People(client), settings)]
+    return found
 
 
-def of_keys(settings: Settings) -> Iterator[Finding]:
+async def of_keys(people: People, settings: Settings) -> AsyncIterator[Finding]:
     """Who may use it."""
     try:
-        key_ring(settings)
-    except TelepatchError as error:
+        await refuse_keyless(people, settings)
+        count = len(await people.keys())
+    except BadArgument as error:
         yield Finding("keys", "fail", error.detail)
-        return
-    if settings.keys_file is None:
-        yield Finding("keys", "ok", f"none: everybody on this machine may use {settings.host}, and nobody else")
-        return
-    people = len(keys.listing(settings.keys_file))
-    mode = settings.keys_file.stat().st_mode & 0o777
-    if mode & _FOR_OTHERS:
-        yield Finding("keys", "warn", f"{settings.keys_file} has mode {mode:o}", f"chmod 600 {settings.keys_file}")
-    elif not people:
-        yield Finding("keys", "warn", f"{settings.keys_file} has none", "telepatch keys add NAME")
+    except LOST as error:
+        yield Finding("keys", "fail", str(error))
     else:
-        yield Finding("keys", "ok", f"{people} in {settings.keys_file}")
+        nobody = f"none: everybody on this machine may use {settings.host}, and nobody else"
+        yield Finding("keys", "ok", f"{count} keys" if await people.keyed() else nobody)

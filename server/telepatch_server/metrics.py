@@ -1,14 +1,16 @@
-"""What a gateway counts, for Prometheus."""
+"""What a gateway counts, for Prometheus, beside what all gateways say alike (`common_metrics`)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from telepatch_broker.registry import Registry
+from telepatch_server.access import call_of
 
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 
@@ -34,13 +36,9 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
-        self._jobs = Gauge(
-            "telepatch_jobs",
-            "Jobs by model and state; of now for waiting, queued and running",
-            ("model", "state"),
-            registry=self.registry,
+        self._streams = Gauge(
+            "telepatch_event_streams", "Streams of events that are open at this gateway", registry=self.registry
         )
-        self._workers = Gauge("telepatch_workers", "Workers that are alive", ("model",), registry=self.registry)
 
     def request(self, call: str, status: int, seconds: float) -> None:
         """Count an answer."""
@@ -51,15 +49,15 @@ class Metrics:
         """Count a job of a submission."""
         self._submitted.labels(outcome).inc()
 
-    async def exposition(self, registry: Registry) -> bytes:
-        """Everything as Prometheus reads it, queues as they are now."""
-        self._jobs.clear()
-        self._workers.clear()
-        for model in await registry.overview():
-            self._workers.labels(model.id).set(len(model.workers))
-            for state, number in (await registry.counts(model.id)).items():
-                self._jobs.labels(model.id, state).set(number)
-        return generate_latest(self.registry)
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """A stream of events, open while the block lasts."""
+        with self._streams.track_inprogress():
+            yield
+
+    def exposition(self) -> str:
+        """Everything as Prometheus reads it."""
+        return generate_latest(self.registry).decode()
 
 
 class Measured:
@@ -78,8 +76,7 @@ class Measured:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                path = getattr(scope.get("route"), "path", "unknown")
-                self._metrics.request(f"{scope['method']} {path}", message["status"], time.perf_counter() - began)
+                self._metrics.request(call_of(scope), message["status"], time.perf_counter() - began)
             await send(message)
 
         await self._app(scope, receive, counted)

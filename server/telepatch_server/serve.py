@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 import time
 from contextlib import ExitStack
 from types import FrameType
 from typing import Final
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from telepatch_broker import logs
+from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import Unavailable
 from telepatch_server.app import create_app
 from telepatch_server.metrics import Metrics
+from telepatch_server.patience import patient
 from telepatch_server.services import running
-from telepatch_server.settings import Settings
+from telepatch_server.settings import Settings, traces_exporters
 
 _BACKLOG: Final = 2048
 
@@ -73,22 +74,28 @@ def main(settings: Settings) -> None:
     Once it answers it says where, on standard output: ``telepatch gateway listens on http://127.0.0.1:8000``.
 
     Raises:
-        BadArgument: others can reach it, and there is no keys file.
+        BadArgument: others can reach it, and nobody has a key.
         Unavailable: Redis does not answer, the blob store is not shared, or the address cannot be listened on.
     """
-    configure_logging()
-    app = create_app(settings)
+    logs.configure(settings.log_level, settings.log_format)
+    logging.captureWarnings(True)
+    traces = open_traces("telepatch-gateway", traces_exporters())
+    app = create_app(settings, traces)
     asyncio.run(_try(settings))
     with listening(settings.host, settings.port) as listener:
         server = Server(configured(app, settings), app, listener, settings.gateway_drain_seconds)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if traces is not None:
+                traces.close()
     if not server.started:
         raise Unavailable("the gateway could not start; its log says why")
 
 
 async def _try(settings: Settings) -> None:
     """Connect once beforehand: what fails inside the server's own start ends in a traceback instead of a sentence."""
-    async with running(settings, None, Metrics()):
+    async with running(settings, Metrics()):
         return
 
 
@@ -118,31 +125,16 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def configure_logging() -> None:
-    """Log to standard error: lines for people at a terminal, JSON elsewhere. Contents of requests are never logged."""
-    terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        access_log=False,
+        access_log=False,  # `access` writes it
+        log_config=None,
         log_level="warning",
         lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=settings.gateway_stop_seconds,
         timeout_keep_alive=75,
+        http=patient(settings.gateway_head_seconds),
     )

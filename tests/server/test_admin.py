@@ -1,100 +1,101 @@
-"""Calls of those who run the service."""
+"""People, keys, limits and usage, over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from telepatch_broker import keys as names
-from telepatch_broker.connection import connect
-from telepatch_broker.hosts import Copies, HostInfo, Hosts
-from telepatch_server import keys
+Make = Callable[..., dict[str, Any]]
+Sign = Callable[..., httpx.Client]
 
 
 @pytest.fixture
-def host(redis_url: str) -> Iterator[None]:
-    """A host that says that it is there."""
-
-    async def tell() -> None:
-        client = connect(redis_url)
-        copies = (Copies(model="tiny", number=0, state="failed", detail="its weights need 9 GiB, 1 GiB are free"),)
-        await Hosts(client).tell(HostInfo(name="gpu-1", pid=1, started=time.time(), copies=copies))
-        await client.aclose()
-
-    asyncio.run(tell())
-    return None
+def root(serve: Callable[..., httpx.Client], settings: Any, signed: Sign, published: Any) -> httpx.Client:
+    """Somebody with a key of the scope ``admin``."""
+    return signed(serve(settings).base_url, "root", scope="admin")
 
 
-def test_workers_are_listed_and_one_is_asked_to_drain(http: httpx.Client, worker: Any, redis_url: str) -> None:
-    while not (found := http.get("/v1/admin/workers").json()["workers"]):
-        time.sleep(0.05)
-    assert [(one["id"], one["model"], one["state"]) for one in found] == [("w1", "tiny", "ready")]
-    answer = http.post("/v1/admin/workers/w1/drain")
-    assert (answer.status_code, answer.json()["state"]) == (202, "draining")
-    assert asyncio.run(_exists(redis_url, names.drain("w1")))
-    missing = http.post("/v1/admin/workers/w2/drain")
-    assert missing.status_code == 404
-    assert "there is w1" in missing.json()["detail"]
+def me(root: httpx.Client, key: str) -> httpx.Response:
+    return httpx.get(f"{root.base_url}/v1/me", headers={"Authorization": f"Bearer {key}"})
 
 
-async def _exists(url: str, key: str) -> bool:
-    async with connect(url) as client:
-        return bool(await client.exists(key))
-
-
-def test_a_model_is_wanted_and_wanted_no_more(http: httpx.Client, host: None, published: object) -> None:
-    assert http.post("/v1/admin/models", json={"id": "tiny", "replicas": 2}).status_code == 202
-    found = http.get("/v1/admin/models").json()
-    [model] = found["models"]
-    assert (model["id"], model["wanted"]["replicas"], model["wanted"]["host"]) == ("tiny", 2, None)
-    assert "9 GiB" in model["copies"][0]["detail"]
-    assert found["hosts"][0]["name"] == "gpu-1"
-    assert http.delete("/v1/admin/models/tiny").json() == {"id": "tiny", "draining": 0, "queued": 0}
-    again = http.delete("/v1/admin/models/tiny")
-    assert again.status_code == 404
-    assert "telepatch drain" in again.json()["detail"]
+def test_a_key_is_made_listed_rotated_and_removed(root: httpx.Client) -> None:
+    made = root.post("/v1/admin/keys", json={"person": "ada", "scope": "read", "expires_seconds": 3600})
+    assert made.status_code == 201, made.text
+    key = made.json()
+    told = me(root, key["key"]).json()
+    assert (told["person"], told["scope"], told["key"]) == ("ada", "read", key["id"])
+    assert abs(key["expires"] - time.time() - 3600) < 60
+    listed = root.get("/v1/admin/keys?person=ada").json()["keys"]
+    assert [one["id"] for one in listed] == [key["id"]]
+    assert "tp_" not in root.get("/v1/admin/keys").text
+    assert len(root.get("/v1/admin/keys").json()["keys"]) == 2
+    new = root.post(f"/v1/admin/keys/{key['id']}/rotation", json={"grace_seconds": 60}).json()
+    assert (new["person"], new["scope"]) == ("ada", "read")
+    assert (me(root, key["key"]).status_code, me(root, new["key"]).status_code) == (200, 200)
+    assert root.delete(f"/v1/admin/keys/{key['id']}").status_code == 204
+    assert (me(root, key["key"]).status_code, me(root, new["key"]).status_code) == (401, 200)
+    for answer in (
+        root.delete(f"/v1/admin/keys/{key['id']}"),
+        root.post(f"/v1/admin/keys/{key['id']}/rotation", json={}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert key["id"] in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "says"),
+    ("body", "names"),
     [
-        ({"id": "tiny", "host": "gpu-2"}, 404, "there is gpu-1"),
-        ({"id": "/etc/card.toml"}, 422, "no id of a model card"),
-        ({"id": "card.toml"}, 422, "no id of a model card"),
-        ({"id": "tiny", "replicas": 0}, 422, "replicas"),
-        ({"id": "tiny", "copies": 2}, 422, "copies"),
+        ({}, "person"), ({"person": "two words"}, "two words"), ({"person": "ada", "scope": "root"}, "scope"),
+        ({"person": "ada", "expires_seconds": 0}, "expires_seconds"), ({"person": "ada", "name": "x"}, "name"),
     ],
-)
-def test_what_cannot_be_loaded_is_refused_by_name(
-    http: httpx.Client, host: None, body: dict[str, Any], status: int, says: str
+)  # fmt: skip
+def test_a_key_that_cannot_be_made_says_why(root: httpx.Client, body: dict[str, Any], names: str) -> None:
+    answer = root.post("/v1/admin/keys", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_argument")
+    assert names in answer.json()["detail"]
+
+
+def test_keys_of_an_old_file_are_taken_over_once(root: httpx.Client) -> None:
+    salted = hashlib.sha256(b"\x01tp_old").hexdigest()
+    file = {"version": 1, "keys": [{"name": "ada", "salt": "01", "hash": salted, "created": 1}]}
+    taken = root.post("/v1/admin/keys/import", json=file)
+    assert (taken.status_code, [one["person"] for one in taken.json()["keys"]]) == (201, ["ada"])
+    assert me(root, "tp_old").json()["person"] == "ada"
+    assert root.post("/v1/admin/keys/import", json=file).json() == {"keys": []}
+    for wrong in ({"version": 2, "keys": []}, {"keys": [{"name": "ada", "salt": "xx", "hash": salted, "created": 1}]}):
+        assert root.post("/v1/admin/keys/import", json=wrong).status_code == 422
+
+
+def test_a_person_is_given_limits_and_the_usual_ones_back(root: httpx.Client, settings: Any) -> None:
+    changed = root.patch("/v1/admin/people/ada", json={"limits": {"jobs_queued": "5", "models": "a,b"}})
+    assert changed.status_code == 200, changed.text
+    assert (changed.json()["limits"]["jobs_queued"], changed.json()["limits"]["models"]) == (5, ["a", "b"])
+    assert changed.json()["own"] == ["jobs_queued", "models"]
+    assert root.get("/v1/admin/people/ada").json() == changed.json()
+    assert [one["person"] for one in root.get("/v1/admin/people").json()["people"]] == ["ada", "root"]
+    back = root.patch("/v1/admin/people/ada", json={"limits": {"jobs_queued": None}}).json()
+    assert (back["limits"]["jobs_queued"], back["own"]) == (settings.gateway_jobs_queued, ["models"])
+    unknown = root.get("/v1/admin/people/nobody").json()
+    assert (unknown["own"], unknown["has"]["jobs_queued"]) == ([], 0)
+    for wrong in ({"limits": {}}, {"limits": {"jobs": "5"}}, {"limits": {"jobs_queued": "0"}}):
+        answer = root.patch("/v1/admin/people/ada", json=wrong)
+        assert (answer.status_code, answer.json()["code"]) == (422, "bad_argument"), wrong
+
+
+def test_usage_is_told_by_person_and_day(
+    root: httpx.Client, signed: Sign, worker: Any, graph: Make, submit: Make
 ) -> None:
-    answer = http.post("/v1/admin/models", json=body)
-    assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
-
-
-def test_without_a_host_nothing_can_be_loaded(http: httpx.Client, redis_url: str) -> None:
-    answer = http.post("/v1/admin/models", json={"id": "tiny"})
-    assert answer.status_code == 409
-    assert "telepatch host" in answer.json()["detail"]
-
-
-def test_a_person_with_a_key_may_change_nothing(
-    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, redis_url: str
-) -> None:
-    key = keys.add(tmp_path / "keys.json", "local")
-    http = serve(settings.model_copy(update={"keys_file": tmp_path / "keys.json"}))
-    http.headers["Authorization"] = f"Bearer {key}"
-    assert http.get("/v1/me").status_code == 200
-    for method, path in (
-        ("GET", "workers"),
-        ("POST", "workers/w1/drain"),
-        ("GET", "models"),
-        ("DELETE", "models/tiny"),
-    ):
-        assert http.request(method, f"/v1/admin/{path}").status_code == 403
-    assert http.post("/v1/admin/models", json={"id": "tiny"}).status_code == 403
+    for name, jobs in (("ada", 2), ("bob", 1)):
+        who = signed(root.base_url, name)
+        assert who.post("/v1/jobs?wait=20", json=submit(*[graph()] * jobs)).status_code == 200
+    found = root.get("/v1/admin/usage").json()["usage"]
+    assert [(one["person"], one["jobs"], one["bytes"] > 0) for one in found] == [("ada", 2, True), ("bob", 1, True)]
+    assert all(one["seconds"] >= 0 and one["day"][:2] == "20" for one in found)
+    assert root.get("/v1/admin/usage?person=bob&days=1").json()["usage"] == [found[1]]
+    assert root.get("/v1/admin/usage?days=401").status_code == 422

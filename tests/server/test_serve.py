@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -23,7 +24,6 @@ from telepatch_broker.blobs import DirectoryBlobs
 from telepatch_broker.connection import connect
 from telepatch_broker.shared import check_shared
 from telepatch_protocol.errors import Unavailable
-from telepatch_server import keys
 from telepatch_server.serve import listening, url_of
 
 
@@ -63,7 +63,8 @@ def test_it_says_where_it_listens_and_ends_when_asked_with_streams_open(settings
             assert ": this gateway ends" in "\n".join(lines)
         assert gateway.wait(4) in (0, -number)
         assert gateway.stderr is not None
-        assert gateway.stderr.read() == ""
+        said = [json.loads(line) for line in gateway.stderr.read().splitlines()]
+        assert {(line["event"], line["level"]) for line in said} == {("request", "info")}
 
 
 def test_a_waiting_submission_is_answered_when_the_gateway_ends(
@@ -108,17 +109,19 @@ def test_asked_twice_it_ends_at_once(settings: Any, published: object) -> None:
         assert gateway.wait(5) == 0
 
 
-def test_it_listens_for_others_only_with_keys(settings: Any, tmp_path: Any) -> None:
+def test_it_listens_for_others_only_with_keys(settings: Any, key: Callable[..., str]) -> None:
     with process(settings, "--host", "0.0.0.0") as (gateway, url):
         assert url == ""
-        assert gateway.wait(20) != 0
+        assert gateway.wait(60) == 2
         assert gateway.stderr is not None
-        assert "telepatch keys add NAME" in gateway.stderr.read()
-    key = keys.add(tmp_path / "keys.json", "ada")
-    with process(settings, "--host", "0.0.0.0", "--keys-file", str(tmp_path / "keys.json")) as (_, url):
+        said = gateway.stderr.read()
+        assert "telepatch keys add NAME" in said
+        assert said.count("\n") == 1
+    headers = {"Authorization": f"Bearer {key('ada')}"}
+    with process(settings, "--host", "0.0.0.0") as (_, url):
         port = url.rpartition(":")[2]
-        headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"http://127.0.0.1:{port}/v1/me", headers=headers).json()["person"] == "ada"
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/me").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ Around = Callable[[Hashable], AbstractContextManager[object]]
 """What a forward of those of one kind needs around it."""
 
 
+Stepped = Callable[[Sequence[object], int, int, float], None]
+"""Told after a forward whose generations were in it, its rows, its positions, padding included, and its seconds."""
+
+
+def unseen(owners: Sequence[object], rows: int, tokens: int, seconds: float) -> None:
+    """A forward that nobody counts."""
+
+
 class _Deserted(Exception):
     """Everybody has left this forward."""
 
@@ -54,6 +63,7 @@ class Decoder:
         loaded: the same model, as it was loaded.
         room: how much goes on at once; a unit of too many rows or tokens runs when nothing else does.
         around: entered around the forwards of each kind.
+        stepped: told after each forward its owners, rows, positions and seconds.
 
     Raises:
         NotYetSupported: the model is an encoder, or takes no cache.
@@ -66,7 +76,12 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Interleaved, loaded: Loaded, room: Room | None = None, around: Around = nullcontext
+        self,
+        model: Interleaved,
+        loaded: Loaded,
+        room: Room | None = None,
+        around: Around = nullcontext,
+        stepped: Stepped = unseen,
     ) -> None:
         if loaded.card.kind != "causal":
             raise NotYetSupported(f"model '{loaded.card.id}' is an encoder: it does not generate; a trace of it works")
@@ -79,6 +94,7 @@ class Decoder:
         self._card = loaded.card
         self.lobby = Lobby(room or Room())
         self._around = around
+        self._stepped = stepped
         self._head = Head(loaded.module)
         self._positions = "position_ids" in parameters_of(loaded.module)
         self._eos = eos_of(loaded.module)
@@ -263,10 +279,14 @@ class Decoder:
                 raise _Deserted
             return found
 
+        began = time.perf_counter()
         try:
             output = self._model.whole({**inputs, **narrowed}, parts, watch, watched=max(ends) > 1)
         except _Deserted:
             return False
+        rows, padded = len(ends), max(rows.padded for rows in layout.values())
+        owners = [guest.owner for guest in guests]
+        self._stepped(owners, rows, rows * padded, time.perf_counter() - began)
         self._sample(members, layout, self._head.last(output.logits, ends, narrowed))
         return True
 

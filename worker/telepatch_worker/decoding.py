@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,11 @@ def generating(runs: Sequence[Running], apart: int | None = None) -> list[tuple[
     ]
 
 
+def jobs_of(owners: Iterable[object]) -> tuple[str, ...]:
+    """Ids of the jobs whose generations these are."""
+    return tuple({owner.run.plan.id: None for owner in owners if isinstance(owner, _Seat)})
+
+
 class Generations:
     """Generations of jobs that take one step each a turn; new ones join between two turns.
 
@@ -65,6 +70,11 @@ class Generations:
     def busy(self) -> bool:
         """Whether anything is left to do."""
         return self._decoder is not None and self._decoder.busy
+
+    @property
+    def bytes(self) -> int:
+        """That the caches of those who go on take, as they will be at their ends."""
+        return 0 if self._decoder is None else self._decoder.lobby.bytes
 
     def add(self, run: Running, request: Decode, kind: Kind) -> None:
         """One more; a job whose generation cannot run fails."""

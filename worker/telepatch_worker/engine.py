@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from telepatch_worker.backward import fulfil
 from telepatch_worker.batch import Batch, order, pack, pieces, stack, worthwhile
 from telepatch_worker.checkpoints import Keep
 from telepatch_worker.decode import Decoder
-from telepatch_worker.decoding import Generations, Kind, generating
+from telepatch_worker.decoding import Generations, Kind, generating, jobs_of
 from telepatch_worker.desk import Desk, Outcome, Progress, Settled, Values, always, quiet, unheard, unkept, unseen
 from telepatch_worker.floor import Floor
 from telepatch_worker.inputs import Given, TokenInput
@@ -31,10 +32,13 @@ from telepatch_worker.layout import Seat
 from telepatch_worker.load import Loaded, padding_of
 from telepatch_worker.lobby import Room
 from telepatch_worker.mediators import Passing
+from telepatch_worker.meter import Forward as Ran
+from telepatch_worker.meter import Meter
 from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.narrow import Look, NarrowHead
 from telepatch_worker.past_price import past_bytes
+from telepatch_worker.pauses import UNBROKEN, Pauses
 from telepatch_worker.plan import Plan, Planner, Task
 from telepatch_worker.requests import Apply, Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch, stopped
@@ -95,6 +99,9 @@ class Engine:
         passes: what is left out of forwards, because it comes to the same.
         accord: with those who hold other shards of the model.
 
+    Attributes:
+        meter: told what is run.
+
     Example:
         >>> engine = Engine(load(Path("models/gpt2-random.toml"), cache=cache))
         >>> graph = wire.decode('{"protocol": [1, 0], "model": {"id": "gpt2-random"}, ...}')
@@ -113,6 +120,7 @@ class Engine:
         accord: Accord = ALONE,
     ) -> None:
         self.accord = accord
+        self.meter = Meter()
         self._passes = passes or Passes()
         self._doors = Doors(loaded.card)
         self._head: NarrowHead | None = None
@@ -172,12 +180,14 @@ class Engine:
         Raises:
             GraphError: it cannot run, or costs too much.
         """
+        began = time.perf_counter()
         plan = self._planner.plan(task)
         module = self.loaded.module
         if plan.generates and isinstance(module, PreTrainedModel):
             room = self.room(self.limits)
             for rows, positions in generations(plan.checked.scope, self.card):
                 room.refuse_too_big(past_bytes(module.config, self.loaded.dtype, rows, positions + 1))
+        self.meter.planned(task.id, time.perf_counter() - began)
         return plan
 
     def tokenize(self, text: str | Sequence[str]) -> list[list[int]]:
@@ -215,19 +225,20 @@ class Engine:
             decode=self._text(),
             together=self._passes.apply and not plan.alone and not plan.grads,
             accord=self.accord,
+            room=desk.room,
         )
 
-    def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
+    def round(self, runs: Sequence[Running], limits: BatchLimits, pauses: Pauses = UNBROKEN) -> None:
         """Everything that some jobs need next; generations to their ends."""
         for wanted in self.shared(runs, limits):
-            self.forward(wanted)
+            self.forward(wanted, pauses)
         loop = self.generations()
         for run, request, kind in generating(runs):
             loop.add(run, request, kind)
         while loop.busy:
             loop.turn(self.room(limits))
         self.apply(runs)
-        self.backward(runs)
+        self.backward(runs, pauses)
 
     def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
         """The forwards that some jobs need next, those together that share one."""
@@ -243,13 +254,19 @@ class Engine:
         with torch.no_grad():
             applying.fulfil(wanted, self.model, self.card)
 
-    def backward(self, runs: Sequence[Running]) -> None:
+    def backward(self, runs: Sequence[Running], pauses: Pauses = UNBROKEN) -> None:
         """The gradients that some jobs need next."""
-        fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
+        fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)], pauses)
 
     def generations(self) -> Generations:
         """A decode loop with nobody in it."""
-        return Generations(lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around))
+        return Generations(
+            lambda: Decoder(self.model, self.loaded, self.room(self.limits), self._around, self._stepped)
+        )
+
+    def _stepped(self, owners: Sequence[object], rows: int, tokens: int, seconds: float) -> None:
+        """A forward of the decode loop was run."""
+        self.meter.forward(Ran(jobs_of(owners), rows, tokens, seconds))
 
     def room(self, limits: BatchLimits) -> Room:
         """How much is generated at once."""
@@ -266,7 +283,7 @@ class Engine:
         ):
             yield
 
-    def forward(self, wanted: Sequence[Wanted]) -> None:
+    def forward(self, wanted: Sequence[Wanted], pauses: Pauses = UNBROKEN) -> None:
         """One forward over every invoke that takes part in it."""
         leaving = {id(run) for run in stopped(list({id(one.run): one.run for one in wanted}.values()))}
         wanted = [one for one in wanted if id(one.run) not in leaving]
@@ -292,9 +309,14 @@ class Engine:
         fewer, narrow = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, ())
         passing = [*(() if seating is None else (seating,)), *narrow]
         inputs = {**batch.inputs, **fewer}
-        watch = Watch([one.run for one in wanted])
+        watch = pauses.before(Watch([one.run for one in wanted]))
+        began = time.perf_counter() - pauses.taken
         with attention(self.loaded.module, eager=plan.eager):
             self.model.forward(inputs, parts, watch, skips=planned and self._passes.skip, passing=passing)
+        jobs = {one.run.plan.id: None for one in wanted}
+        place = next(iter(batch.rows.values()))
+        took = time.perf_counter() - pauses.taken - began
+        self.meter.forward(Ran(tuple(jobs), place.total, place.total * place.padded, took))
 
     def _narrowed(
         self, wanted: Sequence[Wanted], seats: Mapping[_Key, Seat], seating: Seating | None

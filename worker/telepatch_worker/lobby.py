@@ -86,6 +86,11 @@ class Lobby:
         return not self._waiting
 
     @property
+    def bytes(self) -> int:
+        """That the caches of those inside take, as they will be at their ends."""
+        return sum(unit.bytes for unit in list(self._inside) if not unit.over)
+
+    @property
     def waiting(self) -> Iterator[Unit]:
         """Those who were not let in yet."""
         return iter(self._waiting)

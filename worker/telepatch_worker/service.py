@@ -7,17 +7,19 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
+from transformers.utils.logging import disable_default_handler, enable_propagation
 
+from telepatch_broker import logs
 from telepatch_broker.blobs import Blobs
 from telepatch_broker.checks import at_start
 from telepatch_broker.connection import connect
@@ -26,21 +28,26 @@ from telepatch_broker.housekeeping import Housekeeping, broker_tasks
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import LoadProgress, Registry, WorkerInfo
 from telepatch_broker.tasks import Tasks
+from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import BadArgument
 from telepatch_worker.cards import CardFile, LoadError, read_card, read_cards
 from telepatch_worker.checks import blobs_of
 from telepatch_worker.engine import BatchLimits, Engine
 from telepatch_worker.first_forward import first_task
 from telepatch_worker.follow import follow
+from telepatch_worker.gauges import gauges
 from telepatch_worker.lead import Lead
 from telepatch_worker.load import Loaded, load
 from telepatch_worker.memory import room_for_caches
+from telepatch_worker.metrics_port import metrics_port
 from telepatch_worker.progress import Progress
 from telepatch_worker.ranks import Ranks, join
 from telepatch_worker.serving import Serving
-from telepatch_worker.settings import Settings, Torchrun
+from telepatch_worker.settings import Settings, Torchrun, traces_exporters
 from telepatch_worker.sharded import local_device
 from telepatch_worker.sources import prepare
+from telepatch_worker.spans import Spans
+from telepatch_worker.watching import Watching
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
@@ -54,7 +61,7 @@ def main(settings: Settings) -> None:
     Raises:
         TelepatchError: the model cannot be had, or the queue or the blob store is not what it should be.
     """
-    _log_as_json()
+    _configure_logging(settings)
     if settings.worker_threads is not None:
         torch.set_num_threads(settings.worker_threads)
     file = card_of(settings)
@@ -91,18 +98,27 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
     """The whole life of a worker; of rank 0, where several hold the model together."""
     file = card_of(settings)
     worker = f"{socket.gethostname()[:60]}-{os.getpid()}-{os.urandom(3).hex()}"
+    logs.sign(worker=worker, model=file.id)
+    traces = open_traces("telepatch-worker", traces_exporters())
+    spans = None if traces is None else Spans(traces, file.id, worker)
     stop = _on_signals()
     async with _connected(settings) as (registry, lane, blobs):
         started = time.time()
         loaded = await _loaded(file, settings, registry, worker, stop, ranks)
         if loaded is None:
             return
-        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks))
+        watching = Watching(spans=spans)
+        serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks), watching)
         await _tried(serving, loaded, registry, worker)
         await registry.publish(loaded.card, loaded.tokenizer_json)
-        with housekeeping(settings, blobs).run(), _at_once_when_asked_again(stop, serving):
+        watching.gauges = partial(gauges, serving, loaded)
+        port = settings.worker_metrics_host, settings.worker_metrics_port
+        numbers = metrics_port(*port, watching.snapshot, file.id, worker)
+        with housekeeping(settings, blobs).run(), numbers, _at_once_when_asked_again(stop, serving):
             await _live(serving, registry, _info(loaded, worker, started), stop)
-    _log.info("worker_ended", worker=worker)
+    if spans is not None:
+        await asyncio.to_thread(spans.close)
+    _log.info("worker_ended")
 
 
 def _engine(loaded: Loaded, settings: Settings, ranks: Ranks | None) -> Engine:
@@ -139,7 +155,14 @@ def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
     lane_options = {"result_seconds": settings.result_seconds, "record_seconds": settings.record_seconds}
 
     def fetch_model(model: str) -> str:
-        """Fetch and convert the weights of a card, so that a worker that serves it starts at once."""
+        """Fetch and convert the weights of a card, so that a worker that serves it starts at once.
+
+        Raises:
+            BadArgument: not the model of this worker, nor one by its id. Who can write to the queue may name neither a
+                file nor, with it, a loader.
+        """
+        if model != settings.model and model not in (known := read_cards(settings.models)):
+            raise BadArgument(f"no model card {model!r} in {settings.models}; there are: {', '.join(known)}")
         file = card_of(settings.model_copy(update={"model": model}))
         return str(prepare(file, settings.cache, token_file=settings.token_file).folder or "")
 
@@ -247,7 +270,7 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
         while True:
             told = {"running": serving.running, "state": "draining" if stop.is_set() else "ready"}
             try:
-                if await registry.heartbeat(info.model_copy(update=told)):
+                if await registry.heartbeat(info.model_copy(update=told), numbers=serving.watching.snapshot()):
                     stop.set()
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
@@ -259,7 +282,7 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
         serving.stop()
 
     beside = [asyncio.create_task(beat()), asyncio.create_task(listen())]
-    _log.info("worker_ready", worker=info.id, model=info.model, device=info.device)
+    _log.info("worker_ready", device=info.device)
     try:
         await serving.run()
     finally:
@@ -326,19 +349,11 @@ def _on_signals() -> asyncio.Event:
     return stop
 
 
-def _log_as_json() -> None:
-    """One JSON object per line on stderr; of a stack, where it was, and no values. RQ tells of trouble only."""
-    logging.getLogger("rq").setLevel(logging.WARNING)
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _configure_logging(settings: Settings) -> None:
+    """Log as the settings say, libraries that would write by themselves too; RQ tells of trouble only."""
+    logs.configure(settings.log_level, settings.log_format)
+    logging.captureWarnings(True)
+    disable_default_handler()
+    enable_propagation()
+    for name in ("rq", "rq.worker"):
+        logging.getLogger(name).setLevel(logging.WARNING)

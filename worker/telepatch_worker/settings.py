@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from telepatch_broker.logs import Format, Level
 from telepatch_broker.places import Places
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.traceparent import exporters
 
 
 class Settings(Places):
@@ -33,12 +35,18 @@ class Settings(Places):
         worker_batch_jobs: the most jobs in hand that wait for forwards; generations that have begun do not count.
         worker_batch_tokens: the most tokens of the jobs in hand in one turn, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
+        worker_turn_seconds: how long a turn of everybody in hand shall take at the most; what it holds is learned from
+            the turns before, so that whoever comes in the middle of one does not wait for long.
         worker_slice_seconds: how long a job that trains goes on until others that train have their turn.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
         worker_cache_bytes: memory for the keys and values of generations; None takes half of what is free on a GPU once
             the model is loaded, a quarter of what is free on a CPU.
         worker_recent_bytes: memory for results of recent jobs that others may refer to.
         worker_stop_seconds: how long the jobs in hand may go on once the worker is asked to end.
+        worker_metrics_port: a port that tells Prometheus what this worker counts; None for none.
+        worker_metrics_host: address that it listens on.
+        log_level: of the lines that are written: debug, info, warning or error.
+        log_format: json, or console for people; None chooses by whether standard error is a terminal.
     """
 
     OWN: ClassVar[str] = "TELEPATCH_WORKER_"
@@ -57,11 +65,16 @@ class Settings(Places):
     worker_batch_jobs: int = Field(default=128, ge=1)
     worker_batch_tokens: int = Field(default=4096, ge=1)
     worker_batch_rows: int = Field(default=256, ge=1)
+    worker_turn_seconds: float = Field(default=0.5, gt=0)
     worker_slice_seconds: float = Field(default=30.0, gt=0)
     worker_lease_seconds: float = Field(default=10.0, ge=0.5)
     worker_cache_bytes: int | None = Field(default=None, ge=1)
     worker_recent_bytes: int = Field(default=256 * 2**20, ge=0)
     worker_stop_seconds: float = Field(default=30.0, ge=0)
+    worker_metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    worker_metrics_host: str = "127.0.0.1"
+    log_level: Level = "info"
+    log_format: Format | None = None
 
     @field_validator("cache", "token_file")
     @classmethod
@@ -144,3 +157,8 @@ def let_threads_sleep(environment: MutableMapping[str, str] | None = None) -> No
     This has to come before PyTorch is imported.
     """
     (os.environ if environment is None else environment).setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def traces_exporters(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Where traces go, by OpenTelemetry's own variables; nowhere unless they say so."""
+    return exporters(os.environ if environment is None else environment)

@@ -12,6 +12,7 @@ end
 -- Backwards, so that putting each at the front keeps the order in which they were taken.
 for i = #ids, 1, -1 do
   local job = read(ids[i])
+  tell(model, 'reclaimed')
   if tonumber(job.attempts) >= most_attempts then
     give_up(job)
   else

@@ -25,6 +25,7 @@ Read and change what happens inside a neural network that runs somewhere else.
 \b
 [bold]Use a service[/bold] (TELEPATCH_URL and TELEPATCH_API_KEY, or --url and --key)
   telepatch status                     is it there, and what runs
+  telepatch top                        what it does, each second
   telepatch run graph.json             send an exported graph, print its saves
 
 \b

@@ -1,103 +1,175 @@
-"""``/v1/admin``: for those who run the service: workers that are to end, models that are to be served."""
+"""``/v1/admin``: people, their keys and limits, and what they use; for keys of the scope ``admin``.
+
+The command line asks these calls too, of a gateway or, next to the queue, of an application of these alone.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
 from pydantic import Field
 
-from telepatch_broker.hosts import Copies, HostInfo, Wanted
-from telepatch_broker.registry import WorkerInfo
+from telepatch_broker.limits import LIMITS, Limits
+from telepatch_broker.people import KeyInfo, NewKey, People, Scope, check_person
+from telepatch_broker.usage import DAYS_KEPT, Day, Standing, Usage
 from telepatch_protocol.card import Frozen
-from telepatch_server.auth import ADMIN
+from telepatch_protocol.errors import BadArgument
 from telepatch_server.bodies import body_of, documented
 from telepatch_server.problems import responses
-from telepatch_server.services import Services, services
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=ADMIN, responses=responses(401, 403, 422, 503))
-
-Found = Annotated[Services, Depends(services)]
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=responses(401, 403, 422, 429, 503))
 
 
-class Workers(Frozen):
-    """All workers that are alive."""
+class NewKeyWanted(Frozen):
+    """A key to be made; one without `expires_seconds` does not end."""
 
-    workers: tuple[WorkerInfo, ...]
-
-
-class Served(Frozen):
-    """One model that hosts are to serve, or a worker serves all the same: what is wanted, and what there is."""
-
-    id: str
-    wanted: Wanted | None = None
-    workers: int = 0
-    queued: int = 0
-    copies: tuple[Copies, ...] = ()
+    person: str
+    scope: Scope = "submit"
+    expires_seconds: float | None = Field(default=None, gt=0)
 
 
-class Deployment(Frozen):
-    """Models, and the hosts that load and unload them."""
+class Rotation(Frozen):
+    """How long the old key stays good beside the new one."""
 
-    models: tuple[Served, ...]
-    hosts: tuple[HostInfo, ...]
-
-
-class Load(Frozen):
-    """What to serve: a model, by so many workers, on one host or on any that has room."""
-
-    id: str = Field(min_length=1, max_length=200)
-    replicas: int = Field(default=1, ge=1, le=1000)
-    host: str | None = Field(default=None, min_length=1, max_length=200)
+    grace_seconds: float = Field(default=0.0, ge=0)
 
 
-class Unloaded(Frozen):
-    """What becomes of a model that is served no more: workers finish what they have, and so many jobs stay queued."""
+class Limiting(Frozen):
+    """Limits by name, as they are written: a number, names with commas between, or ``none``; null for the usual."""
 
-    id: str
-    draining: int
-    queued: int
+    limits: dict[str, str | None]
 
 
-@router.get("/workers")
-async def workers(found: Found) -> Workers:
-    """All workers that are alive, with what each is doing."""
-    return Workers(workers=tuple([one for model in await found.registry.overview() for one in model.workers]))
+class OldKey(Frozen):
+    """A key of an old keys file, as it stands there."""
+
+    name: str
+    salt: str = Field(pattern="^([0-9a-f]{2})*$")
+    hash: str = Field(pattern="^[0-9a-f]{64}$")
+    created: int
 
 
-@router.post("/workers/{id}/drain", status_code=202, responses=responses(404))
-async def drain(id: str, found: Found) -> WorkerInfo:
-    """Have a worker finish what it has, take nothing new, and end."""
-    return (await found.registry.drain(id)).model_copy(update={"state": "draining"})
+class OldKeys(Frozen):
+    """An old keys file; its form is version 1."""
+
+    version: Literal[1] = 1
+    keys: tuple[OldKey, ...]
 
 
-@router.get("/models")
-async def models(found: Found) -> Deployment:
-    """Which models are wanted and which are there, and what each host says of itself."""
-    wanted, hosts = await found.hosts.wanted(), await found.hosts.alive()
-    known = {model.id: model for model in await found.registry.overview()}
-    served = [
-        Served(
-            id=id,
-            wanted=wanted.get(id),
-            workers=len(known[id].workers) if id in known else 0,
-            queued=known[id].queued if id in known else 0,
-            copies=tuple(copies for host in hosts for copies in host.copies if copies.model == id),
-        )
-        for id in sorted(known.keys() | wanted.keys())
-    ]
-    return Deployment(models=tuple(served), hosts=tuple(hosts))
+class KeyList(Frozen):
+    """Keys by person, and of each by the time they were made; those that ended in the last 30 days are among them."""
+
+    keys: tuple[KeyInfo, ...]
 
 
-@router.post("/models", status_code=202, responses=responses(404, 409), openapi_extra=documented(Load))
-async def load(body: Annotated[Load, Depends(body_of(Load))], found: Found) -> Wanted:
-    """Have hosts serve a model; the same again with another number of replicas changes that alone."""
-    return await found.hosts.want(body.id, body.replicas, body.host)
+class PersonInfo(Frozen):
+    """A person: what they may have, which of these limits are their own, and what they have."""
+
+    person: str
+    limits: Limits
+    own: tuple[str, ...]
+    has: Standing
 
 
-@router.delete("/models/{id}", status_code=202, responses=responses(404))
-async def unload(id: str, found: Found) -> Unloaded:
-    """Have hosts serve a model no more; jobs in hand are finished, and queued ones wait until it is served again."""
-    await found.hosts.want_no_more(id)
-    alive = await found.registry.workers(id)
-    return Unloaded(id=id, draining=len(alive), queued=await found.lane.queue_length(id))
+class PeopleList(Frozen):
+    """Everybody."""
+
+    people: tuple[PersonInfo, ...]
+
+
+class UsageList(Frozen):
+    """What was used, by person and day (UTC), oldest first."""
+
+    usage: tuple[Day, ...]
+
+
+async def people_of(request: Request) -> People:
+    """Who may ask, and how much they may have."""
+    found = request.app.state.people
+    assert isinstance(found, People)
+    return found
+
+
+async def usage_of(request: Request) -> Usage:
+    """What they have used up."""
+    found = request.app.state.usage
+    assert isinstance(found, Usage)
+    return found
+
+
+Everybody = Annotated[People, Depends(people_of)]
+Accounts = Annotated[Usage, Depends(usage_of)]
+Whose = Annotated[str | None, Query(description="Only of this person.")]
+
+
+@router.get("/keys")
+async def keys(people: Everybody, person: Whose = None) -> KeyList:
+    """All keys; never the keys themselves."""
+    return KeyList(keys=tuple(await people.keys(person if person is None else check_person(person))))
+
+
+@router.post("/keys", status_code=201, openapi_extra=documented(NewKeyWanted))
+async def add_key(wanted: Annotated[NewKeyWanted, Depends(body_of(NewKeyWanted))], people: Everybody) -> NewKey:
+    """Make a key; it is shown in this answer and never again."""
+    return await people.add(wanted.person, wanted.scope, expires_seconds=wanted.expires_seconds)
+
+
+@router.post("/keys/{id}/rotation", status_code=201, responses=responses(404), openapi_extra=documented(Rotation))
+async def rotate_key(id: str, wanted: Annotated[Rotation, Depends(body_of(Rotation))], people: Everybody) -> NewKey:
+    """Make a key in the place of another, which stays good for as long as is said."""
+    return await people.rotate(id, grace_seconds=wanted.grace_seconds)
+
+
+@router.post("/keys/import", status_code=201, openapi_extra=documented(OldKeys))
+async def import_keys(wanted: Annotated[OldKeys, Depends(body_of(OldKeys))], people: Everybody) -> KeyList:
+    """Take over the keys of an old keys file, all of the scope `submit`; answers with those that were new."""
+    return KeyList(keys=tuple(await people.adopt((one.name, one.salt, one.hash) for one in wanted.keys)))
+
+
+@router.delete("/keys/{id}", status_code=204, responses=responses(404))
+async def remove_key(id: str, people: Everybody) -> Response:
+    """Make a key worthless, at once and on every gateway."""
+    await people.remove(id)
+    return Response(status_code=204)
+
+
+@router.get("/people")
+async def everybody(people: Everybody, usage: Accounts) -> PeopleList:
+    """Everybody who has or had a key, has limits of their own, or has used anything."""
+    return PeopleList(people=tuple([await _person(name, people, usage) for name in await people.names()]))
+
+
+@router.get("/people/{name}")
+async def somebody(name: str, people: Everybody, usage: Accounts) -> PersonInfo:
+    """One person; somebody who was never heard of has the usual limits, and nothing."""
+    return await _person(check_person(name), people, usage)
+
+
+@router.patch("/people/{name}", openapi_extra=documented(Limiting))
+async def limit(
+    name: str, wanted: Annotated[Limiting, Depends(body_of(Limiting))], people: Everybody, usage: Accounts
+) -> PersonInfo:
+    """Give a person limits of their own, or the usual ones back; they hold from the next request on."""
+    if not wanted.limits:
+        raise BadArgument(f"'limits' names no limit; there are: {', '.join(LIMITS)}")
+    await people.limit(name, wanted.limits)
+    return await _person(name, people, usage)
+
+
+@router.get("/usage")
+async def used(
+    people: Everybody,
+    usage: Accounts,
+    person: Whose = None,
+    days: Annotated[int, Query(ge=1, le=DAYS_KEPT, description="How many, today the last.")] = 30,
+) -> UsageList:
+    """What people have used up, by day; days without anything are left out."""
+    names = await people.names() if person is None else [check_person(person)]
+    return UsageList(usage=tuple(await usage.days(names, days)))
+
+
+async def _person(name: str, people: People, usage: Usage) -> PersonInfo:
+    own = await people.own_limits(name)
+    return PersonInfo(person=name, limits=people.usual.but(own), own=tuple(sorted(own)), has=await usage.standing(name))
