@@ -18,7 +18,6 @@ from telepatch_broker.connection import connect, connect_sync
 from telepatch_broker.launcher import embedded_valkey
 from telepatch_broker.registry import Registry, WorkerInfo
 from telepatch_protocol.errors import TimeLimit
-from telepatch_server import keys
 from telepatch_server.common_metrics import OWN, SHARED
 from telepatch_server.settings import Settings
 
@@ -197,14 +196,13 @@ def test_the_page_says_that_redis_is_away_when_it_is(
 
 
 def test_metrics_may_be_for_those_with_a_key_and_the_other_probes_are_not(
-    serve: Callable[..., httpx.Client], settings: Any, published: object, tmp_path: Path
+    serve: Callable[..., httpx.Client], settings: Any, published: object, key: Callable[..., str]
 ) -> None:
-    key = keys.add(tmp_path / "keys.json", "ops")
-    more = {"keys_file": tmp_path / "keys.json", "gateway_metrics": "admin"}
-    http = serve(settings.model_copy(update=more))
+    http = serve(settings.model_copy(update={"gateway_metrics": "admin"}))
     answer = http.get("/metrics")
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert http.get("/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    root = key("root", scope="admin")
+    assert http.get("/metrics", headers={"Authorization": f"Bearer {root}"}).status_code == 200
     assert http.get("/healthz").status_code == 200
 
 

@@ -13,7 +13,12 @@ import pytest
 from telepatch_broker import keys as names
 from telepatch_broker.connection import connect
 from telepatch_broker.hosts import Copies, HostInfo, Hosts
-from telepatch_server import keys
+
+
+@pytest.fixture
+def root(serve: Callable[..., httpx.Client], settings: Any, signed: Callable[..., httpx.Client]) -> httpx.Client:
+    """Somebody with a key of the scope ``admin``."""
+    return signed(serve(settings).base_url, "root", scope="admin")
 
 
 @pytest.fixture
@@ -30,14 +35,14 @@ def host(redis_url: str) -> Iterator[None]:
     return None
 
 
-def test_workers_are_listed_and_one_is_asked_to_drain(http: httpx.Client, worker: Any, redis_url: str) -> None:
-    while not (found := http.get("/v1/admin/workers").json()["workers"]):
+def test_workers_are_listed_and_one_is_asked_to_drain(root: httpx.Client, worker: Any, redis_url: str) -> None:
+    while not (found := root.get("/v1/admin/workers").json()["workers"]):
         time.sleep(0.05)
     assert [(one["id"], one["model"], one["state"]) for one in found] == [("w1", "tiny", "ready")]
-    answer = http.post("/v1/admin/workers/w1/drain")
+    answer = root.post("/v1/admin/workers/w1/drain")
     assert (answer.status_code, answer.json()["state"]) == (202, "draining")
     assert asyncio.run(_exists(redis_url, names.drain("w1")))
-    missing = http.post("/v1/admin/workers/w2/drain")
+    missing = root.post("/v1/admin/workers/w2/drain")
     assert missing.status_code == 404
     assert "there is w1" in missing.json()["detail"]
 
@@ -47,15 +52,15 @@ async def _exists(url: str, key: str) -> bool:
         return bool(await client.exists(key))
 
 
-def test_a_model_is_wanted_and_wanted_no_more(http: httpx.Client, host: None, published: object) -> None:
-    assert http.post("/v1/admin/models", json={"id": "tiny", "replicas": 2}).status_code == 202
-    found = http.get("/v1/admin/models").json()
+def test_a_model_is_wanted_and_wanted_no_more(root: httpx.Client, host: None, published: object) -> None:
+    assert root.post("/v1/admin/models", json={"id": "tiny", "replicas": 2}).status_code == 202
+    found = root.get("/v1/admin/models").json()
     [model] = found["models"]
     assert (model["id"], model["wanted"]["replicas"], model["wanted"]["host"]) == ("tiny", 2, None)
     assert "9 GiB" in model["copies"][0]["detail"]
     assert found["hosts"][0]["name"] == "gpu-1"
-    assert http.delete("/v1/admin/models/tiny").json() == {"id": "tiny", "draining": 0, "queued": 0}
-    again = http.delete("/v1/admin/models/tiny")
+    assert root.delete("/v1/admin/models/tiny").json() == {"id": "tiny", "draining": 0, "queued": 0}
+    again = root.delete("/v1/admin/models/tiny")
     assert again.status_code == 404
     assert "telepatch drain" in again.json()["detail"]
 
@@ -71,24 +76,22 @@ def test_a_model_is_wanted_and_wanted_no_more(http: httpx.Client, host: None, pu
     ],
 )
 def test_what_cannot_be_loaded_is_refused_by_name(
-    http: httpx.Client, host: None, body: dict[str, Any], status: int, says: str
+    root: httpx.Client, host: None, body: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = http.post("/v1/admin/models", json=body)
+    answer = root.post("/v1/admin/models", json=body)
     assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
 
 
-def test_without_a_host_nothing_can_be_loaded(http: httpx.Client, redis_url: str) -> None:
-    answer = http.post("/v1/admin/models", json={"id": "tiny"})
+def test_without_a_host_nothing_can_be_loaded(root: httpx.Client, redis_url: str) -> None:
+    answer = root.post("/v1/admin/models", json={"id": "tiny"})
     assert answer.status_code == 409
     assert "telepatch host" in answer.json()["detail"]
 
 
-def test_a_person_with_a_key_may_change_nothing(
-    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, redis_url: str
+def test_a_person_who_may_only_submit_changes_nothing(
+    serve: Callable[..., httpx.Client], settings: Any, signed: Callable[..., httpx.Client], published: object
 ) -> None:
-    key = keys.add(tmp_path / "keys.json", "local")
-    http = serve(settings.model_copy(update={"keys_file": tmp_path / "keys.json"}))
-    http.headers["Authorization"] = f"Bearer {key}"
+    http = signed(serve(settings).base_url, "ada")
     assert http.get("/v1/me").status_code == 200
     for method, path in (
         ("GET", "workers"),
