@@ -22,12 +22,27 @@ from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import (
+    admin,
+    data,
+    edits,
+    events,
+    health,
+    jobs,
+    me,
+    models,
+    operations,
+    results,
+    words,
+    worker_blobs,
+)
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 from telepatch_server.tracing import Traced
 
-ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
+ROUTERS = tuple(
+    part.router for part in (jobs, events, results, data, edits, models, words, me, operations, worker_blobs, health)
+)
 
 
 class Problem(Frozen):
@@ -122,6 +137,7 @@ def _documented(app: FastAPI) -> FastAPI:
                     admin.Rotation,
                     admin.Limiting,
                     admin.OldKeys,
+                    operations.Load,
                 )
             ):
                 schemas.setdefault(name, schema)
