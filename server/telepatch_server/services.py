@@ -43,6 +43,7 @@ class Services:
         log: events as they are stored.
         hub: events as they happen.
         metrics: what it counts.
+        crowded: people whose last jobs found no room, so that the next ones are looked at with that in mind.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
@@ -59,6 +60,7 @@ class Services:
     log: EventLog
     hub: EventHub
     metrics: Metrics
+    crowded: set[str] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 

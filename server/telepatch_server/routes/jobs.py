@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from telepatch_broker.jobs import NewJob, Result
 from telepatch_broker.limits import Limits
 from telepatch_protocol.card import Frozen
-from telepatch_protocol.errors import Cancelled, Conflict, TelepatchError, Unauthorized, from_record
+from telepatch_protocol.errors import Cancelled, Conflict, RateLimited, TelepatchError, Unauthorized
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, State, Submission, SubmissionAnswer
 from telepatch_server.admission import Admitted, Verdict, admit
-from telepatch_server.allowance import check_room, waits
+from telepatch_server.allowance import CROWDED, check_room, timed
 from telepatch_server.auth import PROTECTED, Asking, Person
 from telepatch_server.bodies import documented
 from telepatch_server.problems import problem, responses
@@ -71,6 +71,8 @@ async def submit(
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)
     answers = await _queue(received, verdicts, known.limits, found)
+    if any(one.error is not None and one.error.code in CROWDED for one in answers):
+        found.crowded.add(person)
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
         answers = await _await(answers, person, found, min(wait, found.settings.gateway_wait_seconds), as_json)
@@ -179,8 +181,10 @@ def _ended(answer: Accepted, result: Result | TelepatchError, states: dict[str, 
 
 def _answer(received: Received, answers: list[Accepted], events: str | None, *, done: bool) -> Response:
     refused = [answer.error for answer in answers if answer.state is None and answer.error is not None]
-    errors = [from_record(error) for error in refused]
-    if refused and (received.bare or (len(refused) == len(answers) and all(map(waits, errors)))):
+    errors = [timed(error) for error in refused]
+    if refused and (
+        received.bare or (len(refused) == len(answers) and all(isinstance(one, RateLimited) for one in errors))
+    ):
         return problem(errors[0])
     status = 422 if len(refused) == len(answers) else 200 if done else 202
     body = SubmissionAnswer(jobs=tuple(answers), events=events)
