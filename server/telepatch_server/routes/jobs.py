@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import field_validator
 
 from telepatch_broker.jobs import NewJob, Result
 from telepatch_broker.limits import Limits
@@ -50,6 +51,13 @@ class Cancelling(Frozen):
     """What is to be cancelled: jobs by id, or ``"all"`` of one's own that have not ended."""
 
     jobs: tuple[str, ...] | Literal["all"]
+
+    @field_validator("jobs", mode="before")
+    @classmethod
+    def _ids_or_all(cls, value: object) -> object:
+        if value == "all" or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            return value
+        raise ValueError('a list of ids works, or "all"')
 
 
 class AfterCancelling(Frozen):
