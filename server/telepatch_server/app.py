@@ -19,6 +19,7 @@ from telepatch_server import problems
 from telepatch_server.auth import key_ring
 from telepatch_server.bodies import Limited
 from telepatch_server.keys import KeyRing
+from telepatch_server.lingering import Lingering
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
 from telepatch_server.routes import data, edits, events, health, jobs, me, models, results, words, worker_blobs
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
                     dependencies=[Depends(known_only)],
                     middleware=[
                         Middleware(Measured, metrics=metrics),
+                        Middleware(Lingering),
                         Middleware(
                             Limited,
                             most=settings.gateway_body_bytes,
