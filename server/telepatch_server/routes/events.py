@@ -43,22 +43,21 @@ async def events(
     start = await found.log.last(person) if place is None else check_place(place)
     missed = await found.log.missed(person, start)
     stream = _stream(person, found, start, missed, frozenset(job or ()))
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(found.metrics.streaming(stream), media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _stream(person: str, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
-    with found.metrics.streaming():
-        async with found.hub.bunches(person, start) as arriving:
-            async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-                events = [event for event in bunch if not only or event.job in only]
-                if events:
-                    async for text in _told(events, person, found):
-                        yield text
-                elif not bunch:
-                    yield ": heartbeat\n\n"
+    async with found.hub.bunches(person, start) as arriving:
+        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            events = [event for event in bunch if not only or event.job in only]
+            if events:
+                async for text in _told(events, person, found):
+                    yield text
+            elif not bunch:
+                yield ": heartbeat\n\n"
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:
