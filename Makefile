@@ -58,6 +58,7 @@ check: setup ## Lint, format, types, import contracts, deployment files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/shellcheck .ci/run deploy/slurm/worker.sbatch
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint --config deploy/docker/hadolint.yaml deploy/docker/Dockerfile.*; \
 		else echo "hadolint has no build for this machine; the Dockerfile checks of make test still run"; fi
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from bench.report import RESULTS, Figure, kept, table
 
 NAMES = ("one", "clients", "overhead", "sweeps", "memory", "generation", "gradients", "fit", "beside_fit", "growth")
-ALSO = ("gpu",)
-"""Only where it is asked for: it needs a machine of its own kind."""
+ALSO = ("gpu", "load")
+"""Only where they are asked for: one needs a machine of its own kind, the other half an hour."""
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.load import Crowd, Seen, crowd
+from bench.crowd import Crowd, Seen, crowd
 from bench.local import Local
 from bench.measure import Times
 from bench.report import Figure, bars, curves, given, keep, parser
@@ -126,7 +126,6 @@ def measured(asked: argparse.Namespace, model: str) -> dict[str, Any]:
             for window in windows[turn:] + windows[:turn]:
                 one_window(served, people, window, lead, seconds)
                 print(f"{model}, round {number + 1}: {window.people} people, {window.rates[-1]:.1f} jobs/s", flush=True)
-    bare.local.engine.close()
     name, best = bare.best()
     found = {str(window.people): window.summary(best) for window in windows}
     return {"bare": bare.rates, "best_bare": {"way": name, "rows_per_second": best}, "people": found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,9 +28,13 @@ class Local:
         torch.set_num_threads(threads)
         self.model = model
         self.bare_model = self.another()
-        self.engine = Engine(self.another())
-        self.card = self.engine.card
+        self.card = self.bare_model.card
         self.ids = prompt(self.card.vocabulary)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, on a copy of its own, once somebody asks for it."""
+        return Engine(self.another())
 
     def another(self) -> Loaded:
         """A copy of the model with the same weights."""

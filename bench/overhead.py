@@ -128,7 +128,6 @@ def main() -> None:
             torch.testing.assert_close(loop(CHECKED), wanted, rtol=1e-4, atol=1e-4)
         ways = {name: partial(loop, traces) for name, loop in loops.items()}
         times = in_turns(ways, asked.rounds, warm_up=0)
-    here.local.engine.close()
     found = {f"{traces:,} traces": times}
     bars(asked.out / "overhead.png", "Traces of one structure in a loop", "ms", milliseconds(found))
     keep(asked, figures(times, traces, "nnsight, loop"), summaries(found))

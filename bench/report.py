@@ -55,13 +55,14 @@ HEADS = ("what", "measured", "ratio", "beside", "aim")
 
 
 def parser(
-    name: str, about: str | None, *, rounds: int, model: str | None = "gpt2-small-random", threads: int = 2
+    name: str, about: str | None, *, rounds: int | None, model: str | None = "gpt2-small-random", threads: int = 2
 ) -> argparse.ArgumentParser:
     """The command line that all have; `given` reads it."""
     made = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=about)
     if model is not None:
         made.add_argument("--model", default=model, help="id of a card under models/ or bench/cards/")
-    made.add_argument("--rounds", type=int, help=f"times that each way is measured, {rounds} if left out")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, help=f"times that each way is measured, {rounds} if left out")
     made.add_argument("--threads", type=int, default=threads, help="threads of PyTorch, everywhere")
     made.add_argument("--quick", action="store_true", help="little of everything, to see that it runs")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the plots")
@@ -72,8 +73,9 @@ def parser(
 def given(made: argparse.ArgumentParser) -> argparse.Namespace:
     """What was asked for."""
     found = made.parse_args()
-    few = min(_QUICK_ROUNDS, found.usual_rounds)
-    found.rounds = found.rounds or (few if found.quick else found.usual_rounds)
+    if found.usual_rounds is not None:
+        few = min(_QUICK_ROUNDS, found.usual_rounds)
+        found.rounds = found.rounds or (few if found.quick else found.usual_rounds)
     found.out.mkdir(parents=True, exist_ok=True)
     return found
 
@@ -115,12 +117,14 @@ def milliseconds(found: Mapping[str, Mapping[str, Times]]) -> Groups:
     }
 
 
-def curves(file: Path, title: str, x: str, y: str, lines: Mapping[str, Points]) -> None:
-    """Lines through measured points, both axes logarithmic."""
+def curves(
+    file: Path, title: str, x: str, y: str, lines: Mapping[str, Points], *, scale: str = "log", marker: str = "o"
+) -> None:
+    """Lines through measured points, both axes logarithmic unless said otherwise."""
     figure, axes = _canvas()
     for name, (across, up) in lines.items():
-        axes.plot(across, up, marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
+        axes.plot(across, up, marker=marker, label=name)
+    axes.set(xscale=scale, yscale=scale, xlabel=x, ylabel=y, title=title)
     axes.grid(True, which="both", alpha=0.2)
     axes.legend()
     figure.savefig(file, dpi=150)

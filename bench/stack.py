@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 import telepatch
-from telepatch_server.keys import add
+from telepatch_server.desk import Where, desk
 
 FOLDERS = (Path("bench/cards"), Path("models"))
 POSITIONS = 16
@@ -102,10 +102,8 @@ def service(
         settings: variables of the environment.
     """
     with tempfile.TemporaryDirectory(prefix="tp") as home:
-        ready, file = Path(home) / "ready.json", Path(home) / "keys.json"
-        keys = tuple(add(file, f"person-{number}") for number in range(people))
+        ready, keys = Path(home) / "ready.json", _keys(Path(home), people) if people else ()
         words = ["up", "--with-parent", "--port", "0", "--home", home, "--announce", str(ready)]
-        words += ["--keys-file", str(file)] if keys else []
         words += [word for model in models for word in ("--model", str(card_path(model)))]
         variables = {"TELEPATCH_WORKER_THREADS": str(threads), **(settings or {})}
         command = ["env", *(f"{name}={value}" for name, value in variables.items())]
@@ -117,6 +115,15 @@ def service(
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+def _keys(home: Path, people: int) -> tuple[str, ...]:
+    """A key for each of so many people, without limits that would be measured in place of the service."""
+    with desk(Where(home=home), {}) as found:
+        names = [f"person-{number}" for number in range(people)]
+        for name in names:
+            found.ask("PATCH", f"/people/{name}", {"limits": {"requests_per_minute": "none", "jobs_queued": "none"}})
+        return tuple(str(found.ask("POST", "/keys", {"person": name})["key"]) for name in names)
 
 
 def _address(process: subprocess.Popen[bytes], ready: Path) -> str:

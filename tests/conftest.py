@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -54,13 +54,19 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[[Path, Sequence[str]], AbstractContextManager[str]]:
+def served() -> Callable[..., AbstractContextManager[str]]:
     """A service of one's own, for tests that need other models: ``with served(home, ["./card.toml"]) as url:``."""
     return serving
 
 
 @contextmanager
-def serving(home: Path, models: Sequence[str], threads: int = 1) -> Iterator[str]:
+def serving(
+    home: Path,
+    models: Sequence[str],
+    threads: int = 1,
+    words: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """A service as a person starts it, in a folder of its own, until the block ends."""
     ready = home / "ready.json"
     wanted = [word for model in models for word in ("--model", model)]
@@ -80,10 +86,10 @@ def serving(home: Path, models: Sequence[str], threads: int = 1) -> Iterator[str
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_") or "CACHE" in name}
     with (home / "said").open("w") as said:
         process = subprocess.Popen(
-            [*command, *wanted],
+            [*command, *wanted, *words],
             stdout=said,
             stderr=subprocess.STDOUT,
-            env={**kept, "TELEPATCH_WORKER_THREADS": str(threads)},
+            env={**kept, "TELEPATCH_WORKER_THREADS": str(threads), **(settings or {})},
         )
     try:
         yield _when_ready(process, ready, home)

@@ -21,7 +21,15 @@ from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
 from telepatch_protocol.data import Columns, Upload, check_digest
 from telepatch_protocol.data_files import Wanted, scan
-from telepatch_protocol.errors import BadArgument, Conflict, GraphError, NotFound, PayloadTooLarge, Unavailable
+from telepatch_protocol.errors import (
+    BadArgument,
+    Conflict,
+    GraphError,
+    NotFound,
+    PayloadTooLarge,
+    StorageFull,
+    Unavailable,
+)
 
 _FIELDS = ("bytes", "received", "created", "columns", "blob")
 _SWEEP = 200
@@ -47,7 +55,6 @@ class Uploads:
     Args:
         client: from `telepatch_broker.connection.connect`.
         blobs: where they are kept.
-        person_bytes: that the uploads of one person may take together.
         upload_bytes: that one upload may have.
         unfinished_seconds: how long an upload is kept whose next part does not come.
 
@@ -61,18 +68,18 @@ class Uploads:
         client: redis.asyncio.Redis,
         blobs: Blobs,
         *,
-        person_bytes: int = 2**33,
         upload_bytes: int = 2**31,
         unfinished_seconds: float = 86400.0,
     ) -> None:
         self._redis = client
         self._blobs = blobs
         self._run = Scripts(client)
-        self._person_bytes = person_bytes
         self._upload_bytes = upload_bytes
         self._keep_ms = round(unfinished_seconds * 1000)
 
-    async def receive(self, person: str, digest: str, size: int, start: int, data: AsyncIterator[bytes]) -> Upload:
+    async def receive(
+        self, person: str, digest: str, size: int, start: int, data: AsyncIterator[bytes], *, most: int | None = None
+    ) -> Upload:
         """Take bytes of an upload, which is begun if need be, and looked at as a whole once the last one is there.
 
         What `data` holds of bytes that have come before is passed over; where it ends early, what came counts.
@@ -83,14 +90,15 @@ class Uploads:
             size: how many these are.
             start: the place of the first byte of `data`.
             data: the bytes, in pieces.
+            most: bytes that the person may have, results included; None is as many as they like.
 
         Raises:
             Conflict: begun with another size; bytes before `start` are missing; another request was faster.
-            PayloadTooLarge: over a limit.
+            PayloadTooLarge: over a limit; `StorageFull` where it is that of all one's bytes.
             BadArgument: the bytes are others than the digest says; all are thrown away.
             ProtocolError: they are no columns; all are thrown away.
         """
-        before = await self._begin(person, digest, size)
+        before = await self._begin(person, digest, size, most)
         if before.complete:
             return before
         if start > before.received:
@@ -133,7 +141,7 @@ class Uploads:
         return [found.upload for found in await self._read(person, names) if found is not None]
 
     async def used(self, person: str) -> int:
-        """How many bytes count against the limit of a person."""
+        """How many bytes the uploads of a person count for."""
         found = await cast("Awaitable[bytes | None]", self._redis.hget(keys.UPLOADED, person))
         return int(found or 0)
 
@@ -159,18 +167,18 @@ class Uploads:
         owned = [member.decode().split(" ") for member in due]
         return sum([await self._run("upload_delete", person, digest, "unfinished") for person, digest in owned])
 
-    async def _begin(self, person: str, digest: str, size: int) -> Upload:
+    async def _begin(self, person: str, digest: str, size: int, most: int | None) -> Upload:
         keys.check_name("person", person)
         if size > self._upload_bytes:
             raise PayloadTooLarge(f"the upload has {size:,} bytes; one upload may have {self._upload_bytes:,}")
         if size < 1:
             raise BadArgument("the upload has no bytes; an upload is a safetensors file")
-        limits = (self._person_bytes, MAX_UPLOADS, self._keep_ms)
+        limits = ("" if most is None else most, MAX_UPLOADS, self._keep_ms)
         outcome, number = await self._run("upload_begin", person, check_digest(digest), size, *limits)
         if outcome == b"full":
-            raise PayloadTooLarge(
-                f"the upload has {size:,} bytes, and yours take {number:,} of the {self._person_bytes:,} that you may "
-                "have; delete some: GET /v1/data lists them"
+            raise StorageFull(
+                f"the upload has {size:,} bytes, and your uploads and results take {number:,} of the {most:,} that you "
+                "may have; delete some: GET /v1/data and /v1/jobs list them"
             )
         if outcome == b"many":
             raise PayloadTooLarge(f"you have {MAX_UPLOADS:,} uploads, and may have no more; delete some, or join them")

@@ -31,7 +31,9 @@ SOON = "soon "
 
 _SOON_SECONDS = 0.05
 _RECHECK_SECONDS = 15.0
-_AT_ONCE = 500
+AT_ONCE = 500
+"""The most events that are told together."""
+
 
 EventType = Literal["waiting", "queued", "running", "progress", "log", "values", "completed", "failed", "cancelled"]
 
@@ -56,7 +58,7 @@ class EventLog:
         await self._redis.publish(keys.DOORBELL, person)
         return cast("bytes", place).decode()
 
-    async def read(self, person: str, after: str, count: int = _AT_ONCE) -> list[Event]:
+    async def read(self, person: str, after: str, count: int = AT_ONCE) -> list[Event]:
         """Events behind the place `after`, oldest first, at most `count`.
 
         Raises:
@@ -174,7 +176,7 @@ class EventHub:
             if found := await self._read(person, place):
                 place = found[-1].id
                 yield found
-            if len(found) < _AT_ONCE:
+            if len(found) < AT_ONCE:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(knock.wait(), _RECHECK_SECONDS)
 

@@ -20,6 +20,7 @@ from telepatch_broker.connection import connect, connect_sync
 from telepatch_broker.data import Uploads
 from telepatch_broker.lane import Lane
 from telepatch_broker.tasks import Task, Tasks
+from telepatch_protocol.printable import printable
 
 _KEPT_SECONDS = 3600
 _STOP_SECONDS = 15.0
@@ -126,6 +127,7 @@ class Housekeeping:
                         [queue], connection=client, job_class=queue.job_class, serializer=JSONSerializer, worker_ttl=60
                     )
                     worker.stopping = stopping
+                    worker.log.addFilter(_PLAIN)
                     names[:] = [worker.name]
                     worker.work(logging_level=None)
                 except (RedisError, OSError, ValueError) as error:
@@ -148,6 +150,22 @@ class Housekeeping:
             period = f"telepatch:every:{self._name}:{name}"
             if client.set(period, "1", nx=True, px=max(1, round(seconds * 1000))):
                 self._enqueue(client, name, arguments, timeout_seconds=600)
+
+
+class _Plain(logging.Filter):
+    """Names of jobs and tasks come from Redis: in a log they stay on their line, and move no cursor."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Spell out what cannot be seen; the last argument is a stack, or whatever else has lines."""
+        if isinstance(record.args, tuple):
+            last = len(record.args) - 1
+            record.args = tuple(
+                printable(one, lines=at == last) if isinstance(one, str) else one for at, one in enumerate(record.args)
+            )
+        return True
+
+
+_PLAIN = _Plain()
 
 
 class TaskWorker(SimpleWorker):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from telepatch_protocol.jobs import JobStatus, Price, SavedMeta
+from telepatch_protocol.jobs import JobStatus, Price, Priority, SavedMeta
 
 LaneName = Literal["interactive", "long"]
 """Jobs that are over in one go, and jobs that run slice by slice."""
@@ -48,6 +48,8 @@ class NewJob:
         saves: what is known of the values it saves.
         warnings: what its author should know.
         lane: where it waits.
+        priority: among the jobs of its owner.
+        timeout_seconds: how long it may compute; None for what the model allows.
         origin: what stands in logs and traces of it: the id of its request, and a W3C traceparent.
     """
 
@@ -66,6 +68,8 @@ class NewJob:
     saves: Mapping[str, SavedMeta] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     lane: LaneName = "interactive"
+    priority: Priority = "normal"
+    timeout_seconds: float | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self, attachment: bytes) -> str:
@@ -86,6 +90,7 @@ class TakenJob:
         checkpoint: the blob that says how far an earlier worker came, if one did.
         spent: seconds that it took to come there.
         lane: where it waited.
+        timeout_seconds: how long it may compute; None for what the model allows.
         waited: seconds that it was queued for, where known.
         origin: as its gateway said.
     """
@@ -107,6 +112,7 @@ class TakenJob:
     checkpoint: str | None = None
     spent: float = 0.0
     lane: LaneName = "interactive"
+    timeout_seconds: float | None = None
     waited: float | None = None
     origin: dict[str, str] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import re
 
 from telepatch_broker.jobs import LaneName
 from telepatch_protocol.errors import BadArgument
+from telepatch_protocol.jobs import Priority
 from telepatch_protocol.meta import shown
 
 DOORBELL = "telepatch:doorbell"
@@ -32,6 +33,24 @@ UNFINISHED = "telepatch:unfinished"
 OWED = "telepatch:owed"
 """Hash: bytes and owners of uploads that were deleted while jobs needed them, by blob."""
 
+UNENDED = "telepatch:unended"
+"""Hash: how many jobs of each person have not ended."""
+
+PROMISED = "telepatch:promised"
+"""Hash: how many bytes the unended jobs of each person will save."""
+
+STORED = "telepatch:stored"
+"""Hash: how many bytes of results of each person are kept."""
+
+KEYED = "telepatch:keyed"
+"""String: there is, or once was, an API key."""
+
+IMPORTED = "telepatch:imported"
+"""Set: ids of API keys from old files, whose digest is not known until they are shown."""
+
+PEOPLE = "telepatch:people"
+"""Set: everybody who has or had an API key or limits, or has used anything."""
+
 MODELS = "telepatch:models"
 """Set: models that ever had a job."""
 
@@ -47,9 +66,10 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def check_name(what: str, name: str) -> str:
     """The name of a model, person or worker, if it can stand in a key."""
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not name.isprintable():
         raise BadArgument(
-            f"the {what} is named {shown(name)}; 1 to 200 characters without white space and braces can be"
+            f"the {what} is named {shown(name)}; 1 to 200 characters that can be seen, without white space and braces, "
+            "can be"
         )
     return name
 
@@ -88,9 +108,15 @@ def of_lane(model: str, lane: LaneName, what: str) -> str:
     return of_model(model, f"long:{what}" if lane == "long" else what)
 
 
-def queue(model: str, person: str, lane: LaneName = "interactive") -> str:
-    """List: ids of the jobs of a person that are queued for a model, next one first."""
-    return of_lane(model, lane, f"queue:{person}")
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+"""In the order in which a person's jobs are taken."""
+
+_LISTS: dict[Priority, str] = {"high": "high", "normal": "queue", "low": "low"}
+
+
+def queue(model: str, person: str, lane: LaneName = "interactive", priority: Priority = "normal") -> str:
+    """List: ids of the jobs of a person of one priority that are queued for a model, next one first."""
+    return of_lane(model, lane, f"{_LISTS[priority]}:{person}")
 
 
 def jobs_of(person: str) -> str:
@@ -121,6 +147,41 @@ def edits_of(person: str) -> str:
 def events_of(person: str) -> str:
     """Stream: events of all jobs of a person."""
     return f"telepatch:person:{person}:events"
+
+
+def api_key(id: str) -> str:
+    """Hash: what is known of an API key."""
+    return f"telepatch:key:{id}"
+
+
+def secret(digest: str) -> str:
+    """String: the id of the API key with this digest."""
+    return f"telepatch:secret:{digest}"
+
+
+def keys_of(person: str) -> str:
+    """Sorted set: ids of the API keys of a person, by the time they were made."""
+    return f"telepatch:person:{person}:keys"
+
+
+def limits_of(person: str) -> str:
+    """Hash: the limits of a person that are not the usual ones."""
+    return f"telepatch:person:{person}:limits"
+
+
+def pace_of(person: str) -> str:
+    """String that expires: up to when the requests of a person use up what they may make."""
+    return f"telepatch:person:{person}:pace"
+
+
+def usage(person: str, day: int) -> str:
+    """Hash that expires: what a person has used up on a day, counted from 1970."""
+    return f"telepatch:person:{person}:usage:{day}"
+
+
+def clock(worker: str) -> str:
+    """String: jobs that are with a worker, the time that each of them has had, and when that was."""
+    return f"telepatch:clock:{worker}"
 
 
 def worker(id: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,16 +21,17 @@ from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, Source
 from telepatch_broker.connection import BLOCK_SECONDS, follow, now_ms
 from telepatch_broker.jobs import Completion, NewJob, TakenJob, parents_from_json, saves_to_json
+from telepatch_broker.limits import Limits
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
 from telepatch_broker.storing import store
 from telepatch_broker.submitting import Submitter
-from telepatch_protocol.errors import Conflict, ErrorRecord, NotFound
-from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, Accepted, SavedMeta, State
+from telepatch_protocol.errors import BadArgument, Conflict, ErrorRecord, NotFound
+from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, UNENDED, Accepted, SavedMeta, State
 
 _TAKEN = (
     "person", "document", "tokens", "attachment", "uses", "parents", "cost", "alone", "group", "attempts", "submitted",
-    "data", "checkpoint", "spent", "lane", "queued", "started", "origin",
+    "data", "checkpoint", "spent", "lane", "timeout", "queued", "started", "origin",
 )  # fmt: skip
 _SWEEP = 200
 
@@ -68,20 +71,25 @@ class Lane(Records):
 
     # What a gateway does.
 
-    async def submit(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+    async def submit(self, jobs: Sequence[NewJob], limits: Limits | None = None) -> list[Accepted]:
         """Queue jobs, or let them wait for their parents; once this returns they are durable.
 
         The same job again is the same job. Jobs of one call may be parents of each other, in any order.
 
+        Args:
+            jobs: to be queued.
+            limits: of their owner; jobs that would go over one stay out, and with them those that use their values.
+                They are held against what the owner has in the same step that queues.
+
         Returns:
             For each job, in order, its state; or the error that kept this one out, `Conflict` for an id that was used
-            with another content and `NotFound` for an unknown parent or a
-            deleted upload.
+            with another content, `NotFound` for an unknown parent or a deleted upload, and `TooManyJobs`, `StorageFull`
+            and `ComputeSpent` for a limit.
 
         Raises:
             CausalLoop: jobs wait for each other in a circle; none was queued.
         """
-        return await self._submitter.submit(jobs)
+        return await self._submitter.submit(jobs, limits or Limits())
 
     async def cancel(self, person: str, id: str) -> State:
         """End a job of this person now, whatever it is doing; one that has ended stays as it is.
@@ -90,6 +98,33 @@ class Lane(Records):
             NotFound: `person` has no such job.
         """
         return _own(id, await self._run("cancel", keys.check_id(id), person))
+
+    async def cancel_all(self, person: str, ids: Sequence[str]) -> dict[str, State]:
+        """As `cancel`, of many jobs; ids that are not of this person's jobs are left out of the answer.
+
+        Jobs that wait for others of these end as cancelled, too, and not for the want of what they waited for.
+        """
+        known = await self._read(ids, ("person", "state", "parents"))
+        mine = {id: fields for id, fields in known.items() if fields["person"] == person.encode()}
+        states = {id: cast("State", (fields["state"] or b"").decode()) for id, fields in mine.items()}
+        waits = {id: json.loads(mine[id]["parents"] or b"{}") for id, state in states.items() if state == "waiting"}
+        # Those that wait go first, each before what it waits for; then the oldest, which stand in front of queues.
+        waiting = [id for id in reversed([*TopologicalSorter(waits).static_order()]) if id in waits]
+        others = sorted(id for id, state in states.items() if state in UNENDED and id not in waits)
+        for some in _in_parts([*waiting, *others]):
+            found = await self._run.each("cancel", [(id, person) for id in some])
+            states |= {id: _own(id, state) for id, state in zip(some, found, strict=True)}
+        return states
+
+    async def cancel_everything(self, person: str, states: Collection[State] = UNENDED) -> list[str]:
+        """Cancel all jobs of a person that are in some states; returns their ids, the newest first."""
+        wanted: list[str] = []
+        last = "+"
+        while ids := await self._ids_before(person, last, _SWEEP):
+            wanted += [id for id, state in (await self.states(person, ids)).items() if state in states]
+            last = f"({ids[-1]}"
+        ended = await self.cancel_all(person, wanted)
+        return [id for id in wanted if ended.get(id) == "cancelled"]
 
     async def delete_result(self, person: str, id: str) -> None:
         """Throw away a result; jobs that already wait for it still get it.
@@ -112,6 +147,7 @@ class Lane(Records):
         max_jobs: int = 32,
         max_tokens: int = 4096,
         max_long: int = 1,
+        others_than: Collection[str] = (),
         slice_seconds: float = 30.0,
         lease_seconds: float = 10.0,
         wait_seconds: float = 0.0,
@@ -125,13 +161,14 @@ class Lane(Records):
             max_tokens: the most tokens together; the first job is taken whatever it costs.
             max_long: the most long jobs.
             slice_seconds: what each of these counts for in its owner's turn.
+            others_than: people whose jobs stay where they are, long ones apart.
             lease_seconds: time until the jobs go to somebody else, unless renewed.
             wait_seconds: how long to wait while there are none.
         """
         deadline = time.monotonic() + wait_seconds
         limits = (round(lease_seconds * 1000), max_jobs, max_tokens, max_long, round(slice_seconds * 1000))
         while True:
-            found = await self._run("take", model, worker, *limits, *_TAKEN)
+            found = await self._run("take", model, worker, *limits, len(others_than), *others_than, *_TAKEN)
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return [_taken(model, row) for row in found]
@@ -269,7 +306,8 @@ class Lane(Records):
         now = await now_ms(self._redis)
         while names := await self._garbage(now):
             for name in names:
-                await self._blobs.delete(name.decode())
+                with suppress(BadArgument):  # nothing of ours is named so, and it must not keep the others here
+                    await self._blobs.delete(name.decode(errors="replace"))
             await self._redis.zrem(keys.GARBAGE, *names)
 
     async def _garbage(self, now: int) -> list[bytes]:
@@ -316,9 +354,15 @@ def _taken(model: str, row: Sequence[bytes | None]) -> TakenJob:
         checkpoint=fields["checkpoint"].decode() if fields["checkpoint"] else None,
         spent=float(fields["spent"] or 0),
         lane="long" if fields["lane"] else "interactive",
+        timeout_seconds=float(fields["timeout"]) if fields["timeout"] else None,
         waited=_waited(fields["queued"], fields["started"]),
         origin=json.loads(fields["origin"] or b"{}"),
     )
+
+
+def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as go to the queue in one exchange."""
+    return (ids[start : start + _SWEEP] for start in range(0, len(ids), _SWEEP))
 
 
 def _waited(queued: bytes | None, started: bytes | None) -> float | None:

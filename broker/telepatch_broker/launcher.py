@@ -50,6 +50,7 @@ def embedded_valkey(directory: Path, *, fsync: str = "everysec") -> Iterator[str
         lock = stack.enter_context((directory / "lock").open("w"))
         _lock(lock.fileno(), directory)
         socket = Path(stack.enter_context(_socket_folder(directory))) / "valkey.sock"
+        (directory / "address").write_text(f"unix://{socket}")
         log = directory / "valkey.log"
         process = _start(server_command(find_server(), directory, socket, log, fsync), lock.fileno())
         # From here on the server holds the lock, and nobody else, so that it is free once the server is gone.
@@ -57,6 +58,19 @@ def embedded_valkey(directory: Path, *, fsync: str = "everysec") -> Iterator[str
         stack.callback(_stop, process)
         _wait_until_ready(process, socket, log)
         yield f"unix://{socket}"
+
+
+def running_valkey(directory: Path) -> str | None:
+    """The address of the server that uses a directory now, or is about to; None where none does."""
+    try:
+        with (directory / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        address = directory / "address"
+        return address.read_text() if address.exists() else None
+    return None
 
 
 def find_server() -> Path:

@@ -21,11 +21,11 @@ from telepatch_protocol.errors import (
     TelepatchError,
     from_record,
 )
-from telepatch_protocol.jobs import ENDED, JobStatus, Price, State, Timings
+from telepatch_protocol.jobs import ENDED, JobStatus, Price, Priority, State, Timings
 
 _STATUS = (
     "person", "model", "lane", "state", "attempts", "submitted", "queued", "started", "ended", "price", "error",
-    "warnings", "saves", "bytes",
+    "warnings", "saves", "bytes", "priority", "timeout",
 )  # fmt: skip
 _RESULT = ("person", "state", "error", "expired", "saves", "bytes", "inline", "blob")
 
@@ -173,19 +173,28 @@ class Records:
             return None
         model, person = _text(fields, "model"), _text(fields, "person")
         lane: LaneName = "long" if fields["lane"] else "interactive"
+        own = _priority(fields) or "normal"
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lpos(keys.queue(model, person, lane), id)
+        pipeline.lpos(keys.queue(model, person, lane, own), id)
         pipeline.zcard(keys.of_lane(model, lane, "people"))
         pipeline.zrank(keys.of_lane(model, lane, "people"), person)
         pipeline.hget(keys.of_model(model, "counts"), "queued")
-        index, people, rank, queued = await pipeline.execute()
+        for priority in keys.PRIORITIES[: keys.PRIORITIES.index(own)]:
+            pipeline.llen(keys.queue(model, person, lane, priority))
+        index, people, rank, queued, *before = await pipeline.execute()
         if index is None:
             return None
-        return max(0, min(int(queued) - 1, int(index) * int(people) + int(rank or 0)))
+        first = int(index) + sum(map(int, before))
+        return max(0, min(int(queued) - 1, first * int(people) + int(rank or 0)))
 
 
 def _text(fields: Fields, name: str) -> str:
     return (fields[name] or b"").decode()
+
+
+def _priority(fields: Fields) -> Priority | None:
+    """As it was asked for; None for the usual one."""
+    return cast("Priority", _text(fields, "priority")) if fields["priority"] else None
 
 
 def _state(fields: Fields) -> State:
@@ -221,6 +230,8 @@ def _status(id: str, fields: Fields, position: int | None) -> JobStatus:
         warnings=tuple(json.loads(fields["warnings"] or b"[]")),
         saves=saves_from_json(fields["saves"] or b"{}"),
         result_bytes=int(size) if size else None,
+        priority=_priority(fields),
+        timeout_seconds=float(fields["timeout"]) if fields["timeout"] else None,
     )
 
 

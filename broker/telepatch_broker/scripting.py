@@ -12,9 +12,13 @@ from redis.commands.core import AsyncScript
 NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
-    "edit_put", "queues",
+    "edit_put", "ask", "key_add", "key_rotate", "key_remove", "key_adopt", "queues",
 )  # fmt: skip
-"""The scripts there are; the steps that they share are in ``common.lua``."""
+"""The scripts there are; the steps that they share are in ``common.lua`` and ``people.lua``."""
+
+
+SHARED = ("common", "people")
+"""What stands before each script."""
 
 
 class Scripts:
@@ -23,9 +27,9 @@ class Scripts:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         folder = files("telepatch_broker") / "scripts"
-        common = (folder / "common.lua").read_text()
+        shared = "".join((folder / f"{name}.lua").read_text() for name in SHARED)
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(common + (folder / f"{name}.lua").read_text()) for name in NAMES
+            name: client.register_script(shared + (folder / f"{name}.lua").read_text()) for name in NAMES
         }
 
     async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:

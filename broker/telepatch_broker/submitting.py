@@ -11,12 +11,26 @@ from typing import cast
 from telepatch_broker import keys
 from telepatch_broker.blobs import Blobs, Source
 from telepatch_broker.jobs import NewJob, parents_to_json, saves_to_json
+from telepatch_broker.limits import Limits
 from telepatch_broker.scripting import Scripts
-from telepatch_protocol.errors import BadArgument, CausalLoop, Conflict, ErrorRecord, NotFound
+from telepatch_protocol.errors import (
+    BadArgument,
+    CausalLoop,
+    ComputeSpent,
+    Conflict,
+    ErrorRecord,
+    NotFound,
+    ServiceError,
+    StorageFull,
+    TooManyJobs,
+)
 from telepatch_protocol.jobs import INLINE_LIMIT, Accepted, State
 
 _AT_ONCE = 200
 """Jobs per step: the server does nothing else meanwhile."""
+
+_LIMITED = ("many", "full", "spent")
+"""Answers that say that a limit kept the job out."""
 
 Answer = tuple[str, str]
 
@@ -39,22 +53,32 @@ class Submitter:
         self._blobs = blobs
         self._keep_ms = keep_ms
 
-    async def submit(self, jobs: Sequence[NewJob]) -> list[Accepted]:
+    async def submit(self, jobs: Sequence[NewJob], limits: Limits) -> list[Accepted]:
         """Queue jobs; see `Lane.submit`."""
         ordered = in_order(jobs)
         hashes = _hashes(jobs)
         uploads = await self._upload(jobs, hashes)
         answers: dict[int, Answer] = {}
+        kept_out: dict[str, Answer] = {}
+        allowed = [_or_empty(one) for one in (limits.jobs_queued, limits.bytes_stored, limits.seconds_per_day)]
         # Parents come first, so every step finds those of its jobs; a crash in between is mended by sending all again.
         for start in range(0, len(ordered), _AT_ONCE):
-            part = ordered[start : start + _AT_ONCE]
+            part = []
+            for index in ordered[start : start + _AT_ONCE]:
+                # What uses values of a job that a limit kept out in an earlier step stays out with it.
+                cause = next((kept_out[parent] for parent in jobs[index].parents if parent in kept_out), None)
+                if cause is None:
+                    part.append(index)
+                else:
+                    answers[index] = kept_out[jobs[index].id] = cause
             arguments = [value for index in part for value in self._arguments(jobs[index], hashes[index], uploads)]
-            rows = await self._run("submit", len(part), *arguments)
+            rows = await self._run("submit", len(part), *allowed, *arguments)
             answers |= {index: (row[0].decode(), row[1].decode()) for index, row in zip(part, rows, strict=True)}
+            kept_out |= {jobs[index].id: answers[index] for index in part if answers[index][0] in _LIMITED}
         used = {hashes[index] for index, answer in answers.items() if answer[0] == "new"}
         for digest in uploads.keys() - used:
             await self._blobs.delete(uploads[digest])
-        return [_accepted(job, *answers[index]) for index, job in enumerate(jobs)]
+        return [_accepted(job, *answers[index], limits) for index, job in enumerate(jobs)]
 
     async def _upload(self, jobs: Sequence[NewJob], hashes: Sequence[bytes]) -> dict[bytes, str]:
         """Large attachments by their hash, each written once however many jobs of this call share it."""
@@ -62,7 +86,7 @@ class Submitter:
         large = {digest: job.attachment for digest, job in pairs if len(job.attachment) > INLINE_LIMIT}
         return {digest: await self._store("in", data) for digest, data in large.items()}
 
-    def _arguments(self, job: NewJob, hash: bytes, uploads: Mapping[bytes, str]) -> Iterator[str | bytes | int]:
+    def _arguments(self, job: NewJob, hash: bytes, uploads: Mapping[bytes, str]) -> Iterator[str | bytes | float]:
         """One job as the script reads it; an order that ``submit.lua`` repeats."""
         blob = uploads.get(hash, "")
         yield from (job.id, job.person, job.model, job.digest(hash), max(job.cost, 1), int(job.alone), job.group)
@@ -71,6 +95,9 @@ class Submitter:
         yield from (saves_to_json(job.saves), json.dumps(list(job.warnings)), parents_to_json(job.parents))
         yield from (self._keep_ms, json.dumps(dict(job.data)) if job.data else "")
         yield "long" if job.lane == "long" else ""
+        yield 0 if job.price is None else job.price.saved_bytes
+        yield "" if job.priority == "normal" else job.priority
+        yield "" if job.timeout_seconds is None else job.timeout_seconds
         yield json.dumps(dict(job.origin)) if job.origin else ""
 
 
@@ -113,7 +140,13 @@ def _hashes(jobs: Sequence[NewJob]) -> list[bytes]:
     return [known[id(job.attachment)] for job in jobs]
 
 
-def _accepted(job: NewJob, outcome: str, detail: str) -> Accepted:
+def _or_empty(limit: int | None) -> int | str:
+    return "" if limit is None else limit
+
+
+def _accepted(job: NewJob, outcome: str, detail: str, limits: Limits) -> Accepted:
+    if outcome in _LIMITED:
+        return Accepted(id=job.id, error=_over_limit(job, outcome, detail, limits).record())
     if outcome == "conflict":
         error = Conflict(f"job {job.id} was submitted before with another content; a new job needs a new id")
         return Accepted(id=job.id, error=error.record())
@@ -123,6 +156,25 @@ def _accepted(job: NewJob, outcome: str, detail: str) -> Accepted:
         return Accepted(id=job.id, error=NotFound(f"upload {detail}, which is used here, was just deleted").record())
     return Accepted(
         id=job.id, state=cast("State", detail), price=job.price, warnings=job.warnings, saves=dict(job.saves)
+    )
+
+
+def _over_limit(job: NewJob, outcome: str, detail: str, limits: Limits) -> ServiceError:
+    """A limit of its owner keeps a job out; `detail` is how much they have."""
+    if outcome == "many":
+        return TooManyJobs(
+            f"{job.person} has {int(detail):,} unended jobs, and may have {limits.jobs_queued:,}; job {job.id} can be "
+            "sent again when one of them has ended"
+        )
+    if outcome == "spent":
+        return ComputeSpent(
+            f"{job.person} has used {float(detail):,.1f} of the {limits.seconds_per_day:,} seconds of workers that "
+            f"they may use in a day; job {job.id} can be sent again after midnight, UTC"
+        )
+    asked = 0 if job.price is None else job.price.saved_bytes
+    return StorageFull(
+        f"{job.person} has {int(detail):,} of the {limits.bytes_stored:,} bytes of uploads and results that they may "
+        f"have, and job {job.id} would save {asked:,}; delete some (DELETE /v1/data/..., /v1/jobs/...), or save less"
     )
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from telepatch.stored_edits import StoredEdit
     from telepatch.tokens import TokenRows, Tokens
     from telepatch.trace import Trace, TraceWarning
+    from telepatch.transport import SlowedDown
     from telepatch.values import Value
     from telepatch_protocol import errors
     from telepatch_protocol.errors import NotSaved, TelepatchError, TraceError
@@ -61,6 +62,7 @@ __all__ = [
     "Scan",
     "Shown",
     "SlowLoop",
+    "SlowedDown",
     "StoredEdit",
     "TelepatchError",
     "TokenRows",
@@ -103,6 +105,7 @@ _HOMES = {
     "stored_edits": ("StoredEdit",),
     "tokens": ("TokenRows", "Tokens"),
     "trace": ("Trace", "TraceWarning"),
+    "transport": ("SlowedDown",),
     "values": ("Value",),
 }
 _HOME = {name: f"telepatch.{module}" for module, names in _HOMES.items() for name in names}

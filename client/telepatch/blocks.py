@@ -69,6 +69,18 @@ class Block:
         return self._builder.outcome.shown()
 
     @points_home
+    def cancel(self) -> str:
+        """Stop the job of this block, if it has not ended; gives the state that it is in afterwards.
+
+        Raises:
+            TraceError: the block is not over, or was not sent.
+        """
+        builder = self._builder
+        if builder.outcome is None or builder.lab is None:
+            raise TraceError(f"a {self.what} is a job that can be cancelled once its outermost block has ended")
+        return builder.lab.cancel(self)
+
+    @points_home
     def __enter__(self) -> Self:
         other = open_builder()
         if self._entered:

@@ -13,6 +13,7 @@ from telepatch.attached import Attached
 from telepatch.blame import blaming
 from telepatch.lines import Place, here
 from telepatch.own_names import NO_NAMES
+from telepatch.queueing import USUAL
 from telepatch.scope import Forward, Kind, Scope
 from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.card import ModelCard
@@ -64,6 +65,7 @@ class Builder(Attached):
         self.lab = lab
         self.card = card
         self.names = NO_NAMES
+        self.queueing = USUAL
         self.options = options
         self.job = new_job_id()
         self.opened: Place | None = None

@@ -16,8 +16,9 @@ from pydantic import JsonValue
 
 from telepatch import tracing
 from telepatch.outcome import Outcome
+from telepatch.queueing import USUAL, Queueing
 from telepatch_protocol import tensors
-from telepatch_protocol.errors import ErrorRecord, TelepatchError
+from telepatch_protocol.errors import ErrorRecord, TelepatchError, TooManyJobs, from_record
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import ENDED, Accepted, Event, JobStatus, SavedMeta, SubmissionAnswer
 from telepatch_protocol.tensors import Tensor
@@ -46,6 +47,7 @@ class Parcel:
         tensors: what is sent along, by name.
         size: about how many bytes it takes.
         parents: jobs whose values it uses.
+        queueing: its priority, and how long it may compute.
         context: where in a trace of OpenTelemetry its author was, where traces are kept.
     """
 
@@ -55,10 +57,17 @@ class Parcel:
     tensors: dict[str, Tensor]
     size: int
     parents: tuple[Outcome, ...] = ()
+    queueing: Queueing = USUAL
     context: object = None
 
     @staticmethod
-    def of(outcome: Outcome, graph: Graph, attached: dict[str, Tensor], parents: Iterable[Outcome] = ()) -> Parcel:
+    def of(
+        outcome: Outcome,
+        graph: Graph,
+        attached: dict[str, Tensor],
+        parents: Iterable[Outcome] = (),
+        queueing: Queueing = USUAL,
+    ) -> Parcel:
         """A graph with its tensors."""
         document = graph.to_dict()
         constants = document.pop("constants", {})
@@ -66,7 +75,7 @@ class Parcel:
         document["constants"] = dict.fromkeys(constants)
         structure = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         size = len(structure) + 40 * len(constants) + sum(tensor.array.nbytes for tensor in attached.values())
-        return Parcel(outcome, structure, constants, attached, size, tuple(parents), tracing.context())
+        return Parcel(outcome, structure, constants, attached, size, tuple(parents), queueing, tracing.context())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,8 @@ class Batch:
         for parcel in self.parcels:
             document = structures.setdefault(parcel.structure, len(structures))
             constants = json.dumps(parcel.constants, ensure_ascii=False, separators=(",", ":"))
-            jobs.append(f'{{"id":"{parcel.outcome.job}","document":{document},"constants":{constants}}}')
+            more = "".join(f',"{name}":{json.dumps(said)}' for name, said in parcel.queueing.on_wire().items())
+            jobs.append(f'{{"id":"{parcel.outcome.job}","document":{document},"constants":{constants}{more}}}')
         return f'{{"documents":[{",".join(structures)}],"jobs":[{",".join(jobs)}]}}'.encode()
 
     @property
@@ -114,6 +124,7 @@ class Conversation:
         """One more job to be sent."""
         self.pending.append(parcel)
         self.pending_bytes += parcel.size
+        parcel.outcome.own = True
         self.follow(parcel.outcome)
 
     def follow(self, outcome: Outcome) -> None:
@@ -135,11 +146,18 @@ class Conversation:
         self.pending_bytes -= size
         return Batch(tuple(taken)) if taken else None
 
-    def answered(self, batch: Batch, answer: SubmissionAnswer) -> None:
-        """The gateway has taken or refused each job of a batch."""
+    def answered(self, batch: Batch, answer: SubmissionAnswer) -> tuple[Batch, TelepatchError] | None:
+        """The gateway has taken or refused each job of a batch; gives back those that have no room yet, and why."""
         self.place = self.place or answer.events
+        waiting: list[Parcel] = []
+        why: TelepatchError | None = None
         for parcel, accepted in zip(batch.parcels, answer.jobs, strict=True):
-            self._accepted(parcel, accepted)
+            if accepted.state is None and accepted.error is not None and accepted.error.code == TooManyJobs.code():
+                waiting.append(parcel)
+                why = why or from_record(accepted.error)
+            else:
+                self._accepted(parcel, accepted)
+        return None if why is None else (Batch(tuple(waiting)), why)
 
     def refused(self, batch: Batch, error: TelepatchError) -> None:
         """The whole request failed."""
@@ -181,6 +199,25 @@ class Conversation:
             self._fail(outcome, status.error or _record(None, status.state, status.id), status.state, late=True)
         else:
             outcome.move(status.state, status.position)
+
+    def own(self) -> list[str]:
+        """Ids of the jobs that were submitted from here and have not ended."""
+        return [job for job, outcome in self.open.items() if outcome.own]
+
+    def take_back(self) -> int:
+        """Nothing that waits to be sent is sent: it was cancelled. Returns how many jobs these were."""
+        dropped = [parcel.outcome.job for parcel in self.pending]
+        self.pending.clear()
+        self.pending_bytes = 0
+        for job in dropped:
+            self.cancelled(job)
+        return len(dropped)
+
+    def cancelled(self, job: str) -> None:
+        """The gateway has cancelled a job, or will never hear of it."""
+        outcome = self.open.get(job)
+        if outcome is not None:
+            self._fail(outcome, _record(None, "cancelled", job), "cancelled", late=True)
 
     def unsent(self) -> set[str]:
         """Ids of jobs that wait to be sent."""

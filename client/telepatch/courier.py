@@ -15,9 +15,10 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from telepatch import lifetime, tracing
-from telepatch.conversation import Batch, Conversation, Parcel
+from telepatch.conversation import MAX_JOBS, Batch, Conversation, Parcel
 from telepatch.events import Frame, frames
 from telepatch.habits import Habits
+from telepatch.interrupt import offer
 from telepatch.outcome import Outcome
 from telepatch.progress import PATIENCE_S, Progress
 from telepatch.results import fetch
@@ -25,6 +26,7 @@ from telepatch.transport import RETRIED, Transport, persist
 from telepatch_protocol.errors import (
     ConnectionFailed,
     PayloadTooLarge,
+    StorageFull,
     TelepatchError,
     TraceError,
 )
@@ -50,6 +52,9 @@ STARTING_S = 0.3
 LINGER_S = 0.025
 """Seconds for which a job waits for others to share its request, while earlier ones are under way and nobody looks."""
 
+ROOM_S = 1.0
+"""Seconds after which jobs are sent again for which there was no room."""
+
 HEARTBEAT_S = 45.0
 """Seconds of silence after which the stream of events counts as broken; the gateway gives a sign every 15."""
 
@@ -72,6 +77,7 @@ class Courier:
         self._habits = Habits()
         self.conversation = Conversation()
         self._closing = False
+        self._interrupted = False
         self._reset()
 
     def _reset(self) -> None:
@@ -124,16 +130,47 @@ class Courier:
     def wait_for_end(self, outcomes: list[Outcome]) -> None:
         """Block until all have ended, well or not."""
         self._hurry()
-        with Progress(
-            outcomes,
-            counted=self.conversation.counted,
-            shown=self._progress,
-            silent=lambda: self._silent_since is not None,
-        ) as progress:
-            for outcome in outcomes:
-                progress.tick()
-                while not outcome.ended.wait(PATIENCE_S / 2):
+        try:
+            with Progress(
+                outcomes,
+                counted=self.conversation.counted,
+                shown=self._progress,
+                silent=lambda: self._silent_since is not None,
+            ) as progress:
+                for outcome in outcomes:
                     progress.tick()
+                    while not outcome.ended.wait(PATIENCE_S / 2):
+                        progress.tick()
+        except KeyboardInterrupt:
+            self.interrupted()
+            raise
+
+    def interrupted(self) -> None:
+        """Ctrl-C while somebody waits: offer to cancel what is open, and do not make them wait at the end either."""
+        self._interrupted = True
+        with self._lock:
+            left = len(self.conversation.own())
+        offer(left, self.cancel)
+
+    def cancel(self) -> int:
+        """Cancel what was submitted from here and has not ended; returns how many jobs these were."""
+        with self._room:
+            gone = self.conversation.take_back()
+            self._room.notify_all()
+        self.flush(CLOSING_S)
+        with self._lock:
+            left = self.conversation.own()
+        for start in range(0, len(left), MAX_JOBS):
+            gone += self._cancelled(left[start : start + MAX_JOBS])
+        return gone
+
+    def _cancelled(self, jobs: list[str]) -> int:
+        answer = self.run(lambda transport: transport.ask("POST", "/v1/jobs/cancel", {"jobs": jobs}))
+        ended = [one["id"] for one in answer["jobs"] if one.get("state") == "cancelled"]
+        with self._lock:
+            for job in ended:
+                self.conversation.cancelled(job)
+        return len(ended)
 
     async def wait_soon(self, outcomes: list[Outcome]) -> None:
         """As `wait`, for asynchronous programs."""
@@ -173,7 +210,7 @@ class Courier:
         """Send what is left, stop, and give the failures that nobody has looked at."""
         self._closing = True
         if self._loop is not None:
-            if self.flush(CLOSING_S):
+            if self.flush(CLOSING_S) and not self._interrupted:
                 self._see_off()
             self._call(self._stop.set)
             self._thread.join(CLOSING_S)
@@ -281,14 +318,20 @@ class Courier:
                 await asyncio.wait_for(self._listening.wait(), _OPENING_S)
 
     async def _send(self, batch: Batch) -> None:
-        """Send a batch until it is taken or refused; the same ids sent twice are the same jobs."""
+        """Send a batch until it is taken or refused; what there is no room for is sent again when some has ended."""
+        left: Batch | None = batch
+        while left is not None:
+            left = await self._send_once(left)
+
+    async def _send_once(self, batch: Batch) -> Batch | None:
+        """Send a batch, and give back what of it is to be sent again; the same ids sent twice are the same jobs."""
         try:
             answer = await persist(lambda: self._post(batch), self._patience)
         except PayloadTooLarge as error:
-            halves = self.conversation.split(batch)
+            halves = None if isinstance(error, StorageFull) else self.conversation.split(batch)
             if halves is None:
                 self._refused(batch, error)
-                return
+                return None
             for half in halves:
                 await self._send(half)
         except TelepatchError as error:
@@ -299,7 +342,11 @@ class Courier:
         else:
             self._silent_since = None
             with self._lock:
-                self.conversation.answered(batch, answer)
+                waiting = self.conversation.answered(batch, answer)
+            if waiting is not None:
+                await self._transport.slow_down(waiting[1], ROOM_S)
+                return waiting[0]
+        return None
 
     def _refused(self, batch: Batch, error: TelepatchError) -> None:
         with self._lock:

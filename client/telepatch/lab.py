@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, NoReturn, overload
+from urllib.parse import quote, urlencode
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ from telepatch.lines import here, points_home
 from telepatch.model import Model
 from telepatch.outcome import Outcome
 from telepatch.prompt_tokens import TokenMemory
+from telepatch.queueing import USUAL, Queueing
 from telepatch.rename import Rename
 from telepatch.scan import tried
 from telepatch.settings import Settings
@@ -49,6 +50,8 @@ def connect(
     transport: httpx.AsyncBaseTransport | None = None,
     progress: bool | None = None,
     show: Hear | None = printed,
+    priority: str | None = None,
+    timeout_seconds: float | None = None,
 ) -> Lab:
     """Reach a service.
 
@@ -60,19 +63,23 @@ def connect(
             out, they are where somebody watches: in a terminal or a notebook.
         show: called with what jobs show (`telepatch.show`) as it comes, from a thread of the connection; prints it on
             standard error if left out, and None is for silence.
+        priority: of all jobs from here among one's own: ``"low"`` ones come after all others, ``"high"`` ones before
+            them, where the service allows it; `Model.queued` says it for some.
+        timeout_seconds: how long each job may compute; longer, and it fails with `TimeLimit`.
 
     Returns:
         The connection, which is also a context manager, for ``with`` and ``async with``. Nothing is sent yet.
 
     Raises:
-        BadArgument: an address or a key that cannot be one.
+        BadArgument: an address, a key, a priority or a time that cannot be one.
 
     Example:
         >>> lab = telepatch.connect("http://127.0.0.1:8000")
         >>> model = lab.model("smollm2-135m")
     """
     settings = Settings.from_environment(url=url, api_key=api_key)
-    return Lab(settings, transport=transport, progress=progress, show=show)
+    queueing = Queueing.of(priority, timeout_seconds)
+    return Lab(settings, transport=transport, progress=progress, show=show, queueing=queueing)
 
 
 class Lab:
@@ -85,10 +92,12 @@ class Lab:
         transport: httpx.AsyncBaseTransport | None = None,
         progress: bool | None = None,
         show: Hear | None = printed,
+        queueing: Queueing = USUAL,
     ) -> None:
         self.settings = settings
         self._progress = progress
         self._show = show
+        self._queueing = queueing
         self._courier = Courier(lambda: Transport(settings, transport), progress=progress)
         self.token_memory = TokenMemory()
         self._outcomes: WeakValueDictionary[str, Outcome] = WeakValueDictionary()
@@ -166,8 +175,29 @@ class Lab:
         return JobStatus.model_validate(self._ask("GET", f"/v1/jobs/{_id(job)}"))
 
     @points_home
-    def cancel(self, job: str | Block) -> str:
-        """Stop a job that has not ended; gives the state it is in afterwards."""
+    def jobs(self, state: str | None = None, limit: int = 50) -> list[JobStatus]:
+        """One's own jobs, newest first, also those of other programs; of one state only, where one is given."""
+        asked = {"limit": limit, **({} if state is None else {"state": state})}
+        return [JobStatus.model_validate(one) for one in self._ask("GET", f"/v1/jobs?{urlencode(asked)}")["jobs"]]
+
+    @overload
+    def cancel(self) -> int: ...
+
+    @overload
+    def cancel(self, job: str | Block) -> str: ...
+
+    @points_home
+    def cancel(self, job: str | Block | None = None) -> str | int:
+        """Stop a job that has not ended, or all that were submitted from here.
+
+        Args:
+            job: its trace or its id; all of this connection if left out.
+
+        Returns:
+            The state that the job is in afterwards; of all, how many were stopped.
+        """
+        if job is None:
+            return self._courier.cancel()
         found = self.status(job)
         if found.state in ENDED:
             return found.state
@@ -333,7 +363,7 @@ class Lab:
         outcome = Outcome(builder.job, self._courier, builder.opened, builder.places, self._show)
         self._outcomes[builder.job] = outcome
         parents = [parent.outcome for parent in builder.parents.values() if parent.outcome is not None]
-        return Parcel.of(outcome, graph, builder.tensors, parents)
+        return Parcel.of(outcome, graph, builder.tensors, parents, builder.queueing.over(self._queueing))
 
     def _outcome(self, job: str) -> Outcome:
         known = self._outcomes.get(job)

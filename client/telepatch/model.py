@@ -18,6 +18,7 @@ from telepatch.generate import Generate
 from telepatch.lines import points_home
 from telepatch.modules import ModuleView
 from telepatch.places import Spot
+from telepatch.queueing import USUAL, Queueing
 from telepatch.rename import Rename, renamed
 from telepatch.scan import Scan
 from telepatch.session import Session
@@ -50,14 +51,16 @@ class Model(ModuleView):
         ...     h = model.blocks[2].resid_post[:, -1].save()
     """
 
-    __slots__ = ("_edits", "_lab")
+    __slots__ = ("_edits", "_lab", "_queueing")
     _lab: Lab | None
     _edits: tuple[Use, ...]
+    _queueing: Queueing
 
     def __init__(self, card: ModelCard, lab: Lab | None = None, rename: Rename | None = None) -> None:
         super().__init__(Spot(card, names=renamed(card, rename)))
         object.__setattr__(self, "_lab", lab)
         object.__setattr__(self, "_edits", ())
+        object.__setattr__(self, "_queueing", USUAL)
 
     @property
     def card(self) -> ModelCard:
@@ -374,11 +377,27 @@ class Model(ModuleView):
             >>> with steered.each(prompts) as row:
             ...     mean = row.mean(steered.unembed.output[:, -1]).save()
         """
-        found = Model.__new__(Model)
-        ModuleView.__init__(found, self._spot)
-        object.__setattr__(found, "_lab", self._lab)
-        object.__setattr__(found, "_edits", (*self._edits, *(use for one in edits for use in uses(one))))
-        return found
+        return self._as(edits=(*self._edits, *(use for one in edits for use in uses(one))))
+
+    @points_home
+    def queued(self, *, priority: str | None = None, timeout_seconds: float | None = None) -> Model:
+        """The same model, whose every job stands in the queue as is said here: traces, sweeps, generations and fits.
+
+        Args:
+            priority: ``"low"`` for jobs that come after all one's others, ``"high"`` for those that come before them,
+                and a little before those of other people; they count four times in one's turn, and the service may not
+                allow them.
+            timeout_seconds: how long a job may compute; longer, and it fails with `TimeLimit` where it is, and others
+                in its batch go on. Waiting does not count.
+
+        Raises:
+            BadArgument: no priority, or no number of seconds.
+
+        Example:
+            >>> with model.queued(priority="low").sweep(layer=range(12)) as v, model.trace("Hello"):
+            ...     logits = model.unembed.output[:, -1].save()
+        """
+        return self._as(queueing=Queueing.of(priority, timeout_seconds).over(self._queueing))
 
     @points_home
     def cache(self, *sites: Any, **options: Any) -> Cache:
@@ -463,8 +482,18 @@ class Model(ModuleView):
     def _named(self, block: B, edits: Any = None) -> B:
         """A block in which the author's own names are known, and whose inputs run with this model's edits."""
         block._builder.names = self._spot.names
+        block._builder.queueing = self._queueing
         block._edits = (*self._edits, *uses(edits))
         return block
+
+    def _as(self, edits: tuple[Use, ...] | None = None, queueing: Queueing | None = None) -> Model:
+        """The same model with something else said of its jobs."""
+        found = Model.__new__(Model)
+        ModuleView.__init__(found, self._spot)
+        object.__setattr__(found, "_lab", self._lab)
+        object.__setattr__(found, "_edits", self._edits if edits is None else edits)
+        object.__setattr__(found, "_queueing", self._queueing if queueing is None else queueing)
+        return found
 
     def _service(self) -> Lab:
         if self._lab is None:

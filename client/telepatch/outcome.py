@@ -40,6 +40,9 @@ class Waiting(Protocol):
     async def wait_soon(self, outcomes: list[Outcome]) -> None:
         """As `wait`, for asynchronous programs."""
 
+    def interrupted(self) -> None:
+        """Whoever waits does not want to wait any longer."""
+
     def looked_at(self, outcome: Outcome) -> None:
         """The author has seen what became of it."""
 
@@ -65,6 +68,7 @@ class Outcome:
     ) -> None:
         self.job = job
         self.place = place
+        self.own = False
         self.state = "pending"
         self.position: int | None = None
         self.saves: dict[str, SavedMeta] = {}
@@ -173,11 +177,15 @@ class Outcome:
     def entry(self, at: int) -> dict[str, Any] | None:
         """One of the things that it has streamed; waits for it. None where it ended and no more came."""
         self.waiting.start()
-        with self._more:
-            while len(self._entries) <= at:
-                if self.failed or (not self._more.wait(LATE_S) and self.ended.is_set()):
-                    return None
-            return self._entries[at]
+        try:
+            with self._more:
+                while len(self._entries) <= at:
+                    if self.failed or (not self._more.wait(LATE_S) and self.ended.is_set()):
+                        return None
+                return self._entries[at]
+        except KeyboardInterrupt:
+            self.waiting.interrupted()
+            raise
 
     def shown(self) -> list[Shown]:
         """What it has shown, once it has ended; waits for that."""

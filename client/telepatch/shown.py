@@ -15,6 +15,7 @@ from telepatch.lines import points_home
 from telepatch.names import missing_name
 from telepatch_protocol.errors import BadArgument, TraceError
 from telepatch_protocol.graph import Log
+from telepatch_protocol.printable import printable
 from telepatch_protocol.refs import NAME
 
 Hear = Callable[["Shown"], object]
@@ -96,7 +97,7 @@ def show(**values: Any) -> None:
 def printed(shown: Shown) -> None:
     """Print it on standard error, above the line that says what is waited for."""
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    sys.stderr.write(f"{clear}{shown}\n")
+    sys.stderr.write(f"{clear}{printable(str(shown), lines=False)}\n")
     sys.stderr.flush()
 
 

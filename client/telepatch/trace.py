@@ -126,7 +126,7 @@ class Trace(Block):
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise not_said(self.what, name, OF_TRACES, ["invoke", "tokens", "cache", "graph", "shown"])
+        raise not_said(self.what, name, OF_TRACES, ["invoke", "tokens", "cache", "graph", "shown", "cancel"])
 
     def _fits(self, other: Builder) -> TraceError | None:
         scope = other.scope

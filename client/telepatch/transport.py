@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,13 +27,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RETRIED = (ConnectionFailed, Unavailable, RateLimited)
+RETRIED = (ConnectionFailed, Unavailable)
 """Errors after which the same request may be made again."""
+
+LONGEST_WAIT_S = 300.0
+"""The longest that a request waits for a limit to let it pass; where the service says longer, the limit is raised."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 
 _FIELDS = tuple(ErrorRecord.model_fields)
+
+
+class SlowedDown(UserWarning):
+    """A limit of the service is met: what was asked waits until it may pass, and goes on."""
 
 
 class Transport:
@@ -46,6 +55,7 @@ class Transport:
         self.settings = settings
         self._inner = inner
         self._client: httpx.AsyncClient | None = None
+        self._slowed = False
 
     @asynccontextmanager
     async def exchange(
@@ -58,7 +68,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = 30.0,
     ) -> AsyncIterator[httpx.Response]:
-        """Make one request and yield its answer, whose body has not been read yet.
+        """Make one request and yield its answer, whose body has not been read yet; one that came too often waits.
 
         Args:
             method: of HTTP.
@@ -76,13 +86,18 @@ class Transport:
 
         client = self._opened(httpx)
         sent = {"content-type": "application/json", **(headers or {})} if content is not None else dict(headers or {})
+        how: dict[str, Any] = {"content": content, "files": files, "headers": sent}
+        how["timeout"] = httpx.Timeout(timeout, connect=10.0)
         try:
-            async with client.stream(
-                method, path, content=content, files=files, headers=sent, timeout=httpx.Timeout(timeout, connect=10.0)
-            ) as response:
-                if response.status_code >= 400 and not _is_answer(response):
-                    raise _refusal(response, await response.aread(), self.settings.url)
-                yield response
+            while True:
+                async with client.stream(method, path, **how) as response:
+                    if response.status_code < 400 or _is_answer(response):
+                        yield response
+                        return
+                    error = _refusal(response, await response.aread(), self.settings.url)
+                if not isinstance(error, RateLimited) or error.retry_after > LONGEST_WAIT_S:
+                    raise error
+                await self.slow_down(error, error.retry_after)
         except httpx.ConnectError:
             raise ConnectionFailed(
                 f"no gateway answers at {self.settings.url}; start one with 'telepatch up', or give the right address "
@@ -97,6 +112,18 @@ class Transport:
         content = None if body is None else json.dumps(body).encode()
         async with self.exchange(method, path, content=content, timeout=timeout) as response:
             return json.loads(await response.aread())
+
+    async def slow_down(self, limit: TelepatchError, seconds: float) -> None:
+        """Wait because of a limit; the author is told of the first one."""
+        if not self._slowed:
+            self._slowed = True
+            with contextlib.suppress(SlowedDown):  # for those who have warnings raised: this is a thread of its own
+                warnings.warn(
+                    f"the service asks to wait, and what was sent goes on by itself when it may: {limit.detail}",
+                    SlowedDown,
+                    stacklevel=2,
+                )
+        await asyncio.sleep(seconds)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -132,14 +159,10 @@ def _refusal(response: httpx.Response, body: bytes, url: str) -> TelepatchError:
     except (ValueError, TypeError, AttributeError, KeyError):
         kind = Unavailable if response.status_code >= 500 else ServiceError
         error = kind(f"{url} answered with status {response.status_code} and no reason; is it a Telepatch gateway?")
-    vars(error)["retry_after"] = response.headers.get("retry-after")
+    after = response.headers.get("retry-after", "")
+    if isinstance(error, RateLimited | Unavailable) and after.isdigit():
+        error.retry_after = float(after)
     return error
-
-
-def seconds_to_wait(error: TelepatchError) -> float | None:
-    """After how long the gateway wants to be asked again, if it said so."""
-    text = vars(error).get("retry_after")
-    return float(text) if isinstance(text, str) and text.isdigit() else None
 
 
 async def persist(request: Callable[[], Coroutine[Any, Any, T]], patience: Callable[[], float]) -> T:
@@ -151,5 +174,5 @@ async def persist(request: Callable[[], Coroutine[Any, Any, T]], patience: Calla
         except RETRIED as error:
             if time.monotonic() - begun > patience():
                 raise
-            await asyncio.sleep(seconds_to_wait(error) or pause)
+            await asyncio.sleep((error.retry_after if isinstance(error, Unavailable) else None) or pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)

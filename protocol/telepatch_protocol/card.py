@@ -237,6 +237,10 @@ class Limits(Frozen):
     max_passes: int = 32
     max_elements: int = 100_000
 
+    def seconds(self, *, long: bool) -> float:
+        """How long a job may compute; a long one trains."""
+        return self.max_fit_seconds if long else self.max_seconds
+
 
 class Target(Frozen):
     """What a standard port name means where that is not a port of the module itself.

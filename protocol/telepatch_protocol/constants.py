@@ -19,6 +19,6 @@ def numbers(bounds: JsonValue) -> list[int]:
     if bounds[2:] == [0]:
         raise BadArgument(f"a range steps by 0; found {shown(bounds)}; give a step of 1 or more, or a negative one")
     found = range(*[bound for bound in bounds if isinstance(bound, int)])
-    if len(found) > MAX_RANGE:
-        raise TooLarge(f"a range of {len(found):,} numbers is over the limit of {MAX_RANGE:,}")
+    if found[MAX_RANGE:]:  # a range may have more numbers than its length can say
+        raise TooLarge(f"a range of more than {MAX_RANGE:,} numbers; found {shown(bounds)}")
     return list(found)

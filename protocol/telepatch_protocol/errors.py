@@ -14,6 +14,7 @@
     │   ├── CausalLoop          a value is needed before it can exist
     │   ├── NotYetSupported     in the language, not yet executed by this service
     │   └── TooLarge            over the price limit of the model
+    │       └── JobOverLimit    over the largest job that this person may send
     ├── TraceError              a proxy was used in a way that cannot become data
     │   └── NotSaved            a value was looked at that was never saved
     ├── JobError                accepted, and ended without a result
@@ -27,10 +28,14 @@
     └── ServiceError            the service said no, or said nothing
         ├── Unauthorized        no key, or not one that is known
         ├── Forbidden           a known key that may not do this
+        │   └── ModelNotAllowed a model that this person may not use
         ├── NotFound            no such job, model or result of yours
         ├── Conflict            the same id with another content
         ├── PayloadTooLarge     a body over the limit
+        │   └── StorageFull     uploads and results take all the room that this person may have
         ├── RateLimited         too many requests
+        │   ├── TooManyJobs     as many unended jobs as this person may have
+        │   └── ComputeSpent    as many seconds of workers as this person may have in a day
         ├── Unavailable         the service, or a part of it, is down
         └── ConnectionFailed    the gateway cannot be reached
 
@@ -41,10 +46,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from telepatch_protocol.printable import printable, short
 from telepatch_protocol.within import Within
 
 
@@ -108,7 +114,7 @@ class TelepatchError(Exception):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.file and self.line else ""
         inside = ", ".join(f"in {one}" for one in self.within)
-        return f"{where}{self.detail}" + (f" [{inside}]" if inside else "")
+        return printable(f"{where}{self.detail}" + (f" [{inside}]" if inside else ""))
 
     @classmethod
     def code(cls) -> str:
@@ -128,14 +134,14 @@ class TelepatchError(Exception):
         return self
 
     def record(self) -> ErrorRecord:
-        """This error as data."""
+        """This error as data; what is longer than anybody reads is cut, because it may travel once per job."""
         return ErrorRecord(
             code=self.code(),
-            detail=self.detail,
-            node=self.node,
-            file=self.file,
+            detail=short(self.detail),
+            node=_cut(self.node),
+            file=_cut(self.file),
             line=self.line,
-            parent=self.parent,
+            parent=_cut(self.parent),
             within=self.within,
         )
 
@@ -192,6 +198,10 @@ class TooLarge(GraphError):
     """The job's price is over the limit of the model."""
 
 
+class JobOverLimit(TooLarge):
+    """The job's price is over what this person may send as one job."""
+
+
 class TraceError(TelepatchError):
     """A proxy was used in a way that cannot become data."""
 
@@ -244,6 +254,10 @@ class Forbidden(ServiceError):
     """A known API key that may not do this."""
 
 
+class ModelNotAllowed(Forbidden):
+    """A model that this person may not use."""
+
+
 class NotFound(ServiceError):
     """There is no such job, model or result among those of this person."""
 
@@ -256,16 +270,41 @@ class PayloadTooLarge(ServiceError):
     """The body of the request is over the limit."""
 
 
+class StorageFull(PayloadTooLarge):
+    """Uploads and results take all the room that this person may have."""
+
+
 class RateLimited(ServiceError):
     """Too many requests; the answer says when to come back."""
+
+    retry_after: float = 1.0
+
+    def after(self, seconds: float) -> Self:
+        """Say in how many seconds the same may work, and return self."""
+        self.retry_after = seconds
+        return self
+
+
+class TooManyJobs(RateLimited):
+    """This person has as many unended jobs as they may have; one that ends makes room."""
+
+
+class ComputeSpent(RateLimited):
+    """This person has used up the seconds of workers that they may have in a day."""
 
 
 class Unavailable(ServiceError):
     """The service, or a part of it that is needed, is down."""
 
+    retry_after: float | None = None
+
 
 class ConnectionFailed(ServiceError):
     """The gateway cannot be reached."""
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else short(text, 400)
 
 
 def _tree(root: type[TelepatchError]) -> dict[str, type[TelepatchError]]:

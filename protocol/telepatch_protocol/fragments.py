@@ -10,8 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import FailFast, Field, JsonValue
 
 from telepatch_protocol import PROTOCOL, refs
 from telepatch_protocol.card import Frozen
@@ -48,7 +49,7 @@ class Fragment(Frozen):
     protocol: tuple[int, int] = PROTOCOL
     model: ModelRef
     arguments: dict[Id, Argument] = Field(default_factory=dict)
-    nodes: tuple[Written, ...]
+    nodes: Annotated[tuple[Written, ...], FailFast()]
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     lines: dict[str, str] = Field(default_factory=dict)
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    FailFast,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -98,7 +99,7 @@ class Each(Frozen):
     """A sub-graph evaluated at every step of a generation, with carried state."""
 
     state: dict[Id, Arg] = Field(default_factory=dict)
-    nodes: tuple[Written, ...] = ()
+    nodes: Annotated[tuple[Written, ...], FailFast()] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
     emit: dict[Id, Arg] = Field(default_factory=dict)
@@ -124,7 +125,7 @@ class Run(Frozen):
     """One forward over its invokes, or the generation of one invoke."""
 
     id: Id
-    invokes: tuple[Invoke, ...]
+    invokes: Annotated[tuple[Invoke, ...], FailFast()]
     generate: Generate | None = None
     each: Each | None = None
 
@@ -132,8 +133,8 @@ class Run(Frozen):
 class SubGraph(Frozen):
     """The document in small; it sees every value outside it."""
 
-    runs: tuple[Run, ...] = ()
-    nodes: tuple[Written, ...] = ()
+    runs: Annotated[tuple[Run, ...], FailFast()] = ()
+    nodes: Annotated[tuple[Written, ...], FailFast()] = ()
     out: dict[Id, Arg] = Field(default_factory=dict)
 
 
@@ -180,7 +181,7 @@ class Call(_Kinded):
     kind: Literal["call"] = "call"
     id: Id
     op: str
-    args: tuple[Arg, ...] = ()
+    args: Annotated[tuple[Arg, ...], FailFast()] = ()
     kwargs: dict[str, Arg] = Field(default_factory=dict)
 
 
@@ -190,7 +191,7 @@ class Module(_Kinded):
     kind: Literal["module"] = "module"
     id: Id
     path: str
-    args: tuple[Arg, ...] = ()
+    args: Annotated[tuple[Arg, ...], FailFast()] = ()
     kwargs: dict[str, Arg] = Field(default_factory=dict)
 
 
@@ -208,7 +209,7 @@ class Grad(_Kinded):
     kind: Literal["grad"] = "grad"
     id: Id
     of: Arg
-    wrt: tuple[Arg, ...]
+    wrt: Annotated[tuple[Arg, ...], FailFast()]
     body: SubGraph | None = None
 
 
@@ -295,7 +296,7 @@ class Buffer(Frozen):
 class After(Frozen):
     """What happens after each update of a fit: changes of state, parameters and optimiser moments, and when to stop."""
 
-    nodes: tuple[Written, ...] = ()
+    nodes: Annotated[tuple[Written, ...], FailFast()] = ()
     carry: dict[Id, Arg] = Field(default_factory=dict)
     reset_moments: dict[Id, Arg] = Field(default_factory=dict)
     stop: Arg = None
@@ -393,8 +394,8 @@ class Graph(Frozen):
 
     protocol: tuple[int, int] = (PROTOCOL[0], 0)
     model: ModelRef
-    runs: tuple[Run, ...] = ()
-    nodes: tuple[Written, ...] = ()
+    runs: Annotated[tuple[Run, ...], FailFast()] = ()
+    nodes: Annotated[tuple[Written, ...], FailFast()] = ()
     saves: dict[Id, str]
     constants: dict[Id, JsonValue] = Field(default_factory=dict)
     options: Options = Options()

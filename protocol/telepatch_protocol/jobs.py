@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import FailFast, Field, JsonValue
 
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import ErrorRecord
@@ -17,6 +17,13 @@ State = Literal["waiting", "queued", "running", "completed", "failed", "cancelle
 
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 """The states that a job does not leave."""
+
+UNENDED: frozenset[State] = frozenset({"waiting", "queued", "running"})
+"""The others."""
+
+Priority = Literal["low", "normal", "high"]
+"""A person's jobs of ``high`` priority come before those of ``normal``, and these before those of ``low``. Among people
+nothing goes ahead but a ``high`` one, by a little, and it counts for more in its owner's turn."""
 
 INLINE_LIMIT = 256 * 1024
 """Results up to this many bytes ride inside messages instead of going through the blob store."""
@@ -37,11 +44,15 @@ class JobSpec(Frozen):
         id: UUID, minted by the client; the same id again is the same job.
         document: index into the submission's documents.
         constants: replace constants of that document, name by name.
+        priority: among the person's own jobs; None for that of the request, or ``normal``.
+        timeout_seconds: how long it may compute; None for that of the request, or what the model allows.
     """
 
     id: str
     document: int = 0
     constants: dict[str, JsonValue] = Field(default_factory=dict)
+    priority: Priority | None = None
+    timeout_seconds: float | None = Field(default=None, gt=0)
 
 
 class Submission(Frozen):
@@ -51,8 +62,8 @@ class Submission(Frozen):
     ``{"tensor": name}`` constants.
     """
 
-    documents: tuple[dict[str, JsonValue], ...]
-    jobs: tuple[JobSpec, ...]
+    documents: Annotated[tuple[dict[str, JsonValue], ...], FailFast()]
+    jobs: Annotated[tuple[JobSpec, ...], FailFast()]
     dry_run: bool = False
     attachment: str | None = None
 
@@ -94,7 +105,7 @@ class Timings(Frozen):
 
 
 class JobStatus(Frozen):
-    """Answer to ``GET /v1/jobs/{id}``."""
+    """Answer to ``GET /v1/jobs/{id}``; `priority` and `timeout_seconds` where they were asked for."""
 
     id: str
     model: str
@@ -107,6 +118,8 @@ class JobStatus(Frozen):
     warnings: tuple[str, ...] = ()
     saves: dict[str, SavedMeta] = Field(default_factory=dict)
     result_bytes: int | None = None
+    priority: Priority | None = None
+    timeout_seconds: float | None = None
 
 
 class Accepted(Frozen):

@@ -8,6 +8,9 @@ from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.ops.table import Op, is_value
 
+MAX_AXES = 32
+"""How deep a list may nest that stands for a tensor."""
+
 _VALUES = ("tensor", "operand")
 
 
@@ -19,6 +22,8 @@ def list_meta(value: object) -> Meta:
     """
     kinds: set[type] = set()
     shape = _shape(value, kinds)
+    if len(shape) > MAX_AXES:
+        raise BadArgument(f"a list that stands for a tensor nests {len(shape)} lists; {MAX_AXES} can be")
     if kinds <= {bool}:
         return Meta(shape, "bool" if kinds else "float32")
     if kinds <= {int}:

@@ -7,6 +7,7 @@ The format is that of the safetensors library: a little-endian header length, a 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +17,18 @@ import numpy.typing as npt
 
 from telepatch_protocol.dtypes import ITEM_BYTES
 from telepatch_protocol.errors import ProtocolError
-from telepatch_protocol.meta import Meta
+from telepatch_protocol.meta import Meta, shown
+from telepatch_protocol.printable import short
 
 Array = npt.NDArray[np.generic]
 
 MAX_HEADER = 16 * 2**20
 """Bytes that a header may take."""
+
+MAX_AXES = 64
+"""How many axes a tensor may have."""
+
+_MOST_ELEMENTS = 2**62
 
 _WIRE: dict[str, str] = {
     "BOOL": "bool",
@@ -97,7 +104,10 @@ def decode(data: bytes) -> dict[str, Tensor]:
     Raises:
         ProtocolError: not such a file, or one whose header lies.
     """
-    return {name: _read(data, entry) for name, entry in _read_header(data).items()}
+    try:
+        return {name: _read(data, entry) for name, entry in _read_header(data).items()}
+    except ValueError as error:  # more axes than this numpy can hold
+        raise ProtocolError(f"the safetensors file holds a tensor that numpy cannot: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +166,16 @@ def _entry(name: str, claim: object, base: int, total: int) -> Entry:
     if not isinstance(claim, dict) or set(claim) != {"dtype", "shape", "data_offsets"}:
         raise ProtocolError(f"tensor '{name}' is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = _WIRE.get(str(claim["dtype"])), claim["shape"], claim["data_offsets"]
+    name = short(name, 100)
     if dtype is None:
-        raise ProtocolError(f"tensor '{name}' has dtype {claim['dtype']!r}; known: {', '.join(_WIRE)}")
-    if not _naturals(shape) or len(shape) > 64 or not _naturals(offsets) or len(offsets) != 2:
+        raise ProtocolError(f"tensor '{name}' has dtype {shown(claim['dtype'])}; known: {', '.join(_WIRE)}")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise ProtocolError(f"tensor '{name}' has a shape or offsets that are no lists of natural numbers")
-    count = 1
-    for dim in shape:
-        count *= dim
+    if len(shape) > MAX_AXES:
+        raise ProtocolError(f"tensor '{name}' has {len(shape)} axes; {MAX_AXES} can be")
+    if math.prod(dim for dim in shape if dim) > _MOST_ELEMENTS:  # even of an empty one, no library holds such axes
+        raise ProtocolError(f"tensor '{name}' of shape {shape} has more elements than there can be")
+    count = math.prod(shape)
     start, stop = base + offsets[0], base + offsets[1]
     if stop > total or stop - start != count * ITEM_BYTES[dtype]:
         raise ProtocolError(

@@ -6,6 +6,7 @@ Whatever bytes come, `decode` returns a graph or raises a `ProtocolError`; nothi
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import NoReturn
 
@@ -23,8 +24,14 @@ MAX_DOCUMENT = 64 * 2**20
 MAX_NESTING = 200
 """How deep a document may nest."""
 
+MAX_KEYS = 100_000
+"""How many keys one JSON object may have."""
+
 _LONG = re.compile(r"\d{19}", re.ASCII)
 """Digits of an integer that may not fit into 64 bits."""
+
+_VAST = re.compile(r"[eE]\+?\d{3}|\d{300}", re.ASCII)
+"""Digits of a number that may be more than 64 bits of floating point can say."""
 
 
 def decode(data: bytes | str) -> Graph:
@@ -48,7 +55,10 @@ def read_json(data: bytes | str) -> JsonValue:
     try:
         text = data if isinstance(data, str) else data.decode()
         whole = _int if _LONG.search(text) else None
-        found: JsonValue = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_doubles, parse_int=whole)
+        real = _float if _VAST.search(text) else None
+        found: JsonValue = json.loads(
+            text, parse_constant=_no_constant, object_pairs_hook=_no_doubles, parse_int=whole, parse_float=real
+        )
     except ProtocolError:
         raise
     except (ValueError, RecursionError) as error:
@@ -174,7 +184,16 @@ def _int(text: str) -> int:
     return int(text)
 
 
+def _float(text: str) -> float:
+    found = float(text)
+    if math.isinf(found):
+        raise ProtocolError(f'the number {text[:24]} is beyond floating point; write "inf" or "-inf" if that is meant')
+    return found
+
+
 def _no_doubles(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    if len(pairs) > MAX_KEYS:
+        raise ProtocolError(f"a JSON object has {len(pairs):,} keys; {MAX_KEYS:,} can be")
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ProtocolError("a JSON object has the same key twice")

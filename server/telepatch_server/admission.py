@@ -15,22 +15,26 @@ from telepatch_broker.edits import Edits
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.keys import check_id
 from telepatch_broker.lane import Lane
+from telepatch_broker.limits import Limits
 from telepatch_protocol.check import Checked, exact
 from telepatch_protocol.errors import (
     BadArgument,
     CausalLoop,
     DependencyFailed,
+    Forbidden,
+    PayloadTooLarge,
     TelepatchError,
     UnknownName,
 )
 from telepatch_protocol.expanding import Expanded
 from telepatch_protocol.graph import Graph
-from telepatch_protocol.jobs import JobSpec, JobStatus, Price, SavedMeta
+from telepatch_protocol.jobs import JobSpec, JobStatus, Price, Priority, SavedMeta
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.reading import Reader, text_of
 from telepatch_protocol.sizes import Size
 from telepatch_protocol.subgraphs import has_bodies, trains
 from telepatch_server.aligned import refuse_unaligned
+from telepatch_server.allowance import check_model, check_price
 from telepatch_server.bodies import aside
 from telepatch_server.catalogue import Catalogue, Model
 from telepatch_server.edits import Found, lost_results, placed_edits, quiet, refuse_lost, stored_edits
@@ -39,6 +43,8 @@ from telepatch_server.submission import Received
 from telepatch_server.uses import Uses, uses_of
 
 T = TypeVar("T")
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Draft:
     expanded: Expanded
     document: bytes
     uses: Uses
+    priority: Priority
+    timeout_seconds: float | None
 
     @property
     def graph(self) -> Graph:
@@ -68,7 +76,14 @@ Verdict = Admitted | TelepatchError
 
 
 async def admit(
-    received: Received, person: str, catalogue: Catalogue, lane: Lane, uploads: Uploads, edits: Edits
+    received: Received,
+    person: str,
+    catalogue: Catalogue,
+    lane: Lane,
+    uploads: Uploads,
+    edits: Edits,
+    *,
+    limits: Limits = NO_LIMITS,
 ) -> list[Verdict]:
     """Decide about every job of a submission, in order.
 
@@ -79,11 +94,13 @@ async def admit(
         lane: knows earlier jobs.
         uploads: knows the data that graphs name.
         edits: knows the edits that graphs apply.
+        limits: which models the person may use, and how large a job may be.
     """
     graphs = await aside(received.large, lambda: decode_all(received, catalogue.reader))
-    models = await _models(graphs, catalogue)
+    models = await _models(graphs, catalogue, person, limits)
     stored = await stored_edits(graphs, person, edits)
-    drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored))
+    most = received.most
+    drafts = await aside(received.large or bool(stored), lambda: draft_all(received, graphs, models, stored, most))
     earlier = await _earlier(drafts, person, lane)
     placed = [draft.expanded for draft in drafts if isinstance(draft, Draft)]
     earlier |= await lost_results(placed, person, lane)
@@ -91,7 +108,7 @@ async def admit(
     # A chat template may take a while, and so may a map of many kinds of elements; others need not wait for it.
     known = [draft.graph for draft in drafts if isinstance(draft, Draft)]
     large = received.large or any(has_messages(one) or has_bodies(one) for one in known)
-    return await aside(large, lambda: Admission(received, person, models, earlier, data).decide(drafts))
+    return await aside(large, lambda: Admission(received, person, models, earlier, data, limits).decide(drafts))
 
 
 def decode_all(received: Received, reader: Reader) -> list[Graph | TelepatchError]:
@@ -105,14 +122,23 @@ def draft_all(
     graphs: list[Graph | TelepatchError],
     models: Mapping[str, Model | TelepatchError],
     stored: Found,
+    most: int = 2**62,
 ) -> list[Draft | TelepatchError]:
-    """Put the edits of every document in place once, and merge each job's constants into its own."""
+    """Put the edits of every document in place once, and merge each job's constants into its own.
+
+    Raises:
+        PayloadTooLarge: the documents have more bytes than `most`, each counted as often as jobs use it.
+    """
+    size = 0
     placed = [_attempt(lambda graph=graph: placed_edits(graph, models, stored)) for graph in graphs]  # type: ignore[misc]
     drafts: list[Draft | TelepatchError] = []
     taken: set[str] = set()
     for spec in received.submission.jobs:
         drafts.append(_attempt(lambda spec=spec: _draft(spec, received, graphs, placed, taken)))  # type: ignore[misc]
         taken.add(spec.id)
+        size += len(drafts[-1].document) if isinstance(drafts[-1], Draft) else 0
+        if size > most:
+            raise too_much(most)
     return drafts
 
 
@@ -125,6 +151,7 @@ class Admission:
         models: by id, or why there is none.
         earlier: jobs of earlier submissions whose values are used, or why they cannot be.
         data: complete uploads by digest, or why they cannot be used.
+        limits: how large a job may be.
     """
 
     def __init__(
@@ -134,12 +161,14 @@ class Admission:
         models: Mapping[str, Model | TelepatchError],
         earlier: Mapping[str, JobStatus | TelepatchError],
         data: Mapping[str, Stored | TelepatchError],
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._received = received
         self._person = person
         self._models = models
         self._earlier = earlier
         self._data = data
+        self._limits = limits
         self._metas = received.attached.metas
         self._attachments: dict[frozenset[str], bytes] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -175,6 +204,7 @@ class Admission:
         model = self._models[graph.model.id]
         if isinstance(model, TelepatchError):
             raise model
+        check_seconds(draft.timeout_seconds, model.card.limits.seconds(long=trains(graph)), model.card.id)
         tokens = tokens_of(graph, model)
         check_ids(graph, model.card, self._received.attached.tensors)
         refuse_unaligned(graph, model, tokens, self._received.attached.tensors)
@@ -185,6 +215,7 @@ class Admission:
             results=lambda job, name: self._saved(job, name, draft.uses.parents.get(job, Source())),
             data={digest: stored.upload.columns for digest, stored in data.items() if stored.upload.columns},
         )
+        check_price(self._person, self._limits, found.price)
         checked = quiet(found.checked, draft.expanded)
         return Admitted(self._new_job(draft, checked, found.price, model, tokens), checked)
 
@@ -206,6 +237,8 @@ class Admission:
             saves={name: _saved_meta(meta) for name, meta in checked.saves.items()},
             warnings=checked.warnings,
             lane="long" if trains(draft.graph) else "interactive",
+            priority=draft.priority,
+            timeout_seconds=draft.timeout_seconds,
         )
 
     def _attachment(self, names: frozenset[str]) -> bytes:
@@ -214,6 +247,8 @@ class Admission:
             return b""
         if names not in self._attachments:
             self._attachments[names] = self._received.attached.only(names)
+            if sum(map(len, self._attachments.values())) > self._received.most:
+                raise too_much(self._received.most)
         return self._attachments[names]
 
     def _upload(self, digest: str, source: Source) -> Stored:
@@ -261,6 +296,14 @@ class Admission:
         return found[name]
 
 
+def too_much(most: int) -> PayloadTooLarge:
+    """Why a small request cannot become a huge queue."""
+    return PayloadTooLarge(
+        f"the documents and attachments of this request's jobs have more than {most:,} bytes together, each counted as "
+        "often as it is queued; send fewer jobs at once, or large constants as data (PUT /v1/data)"
+    )
+
+
 def _draft(
     spec: JobSpec,
     received: Received,
@@ -270,6 +313,8 @@ def _draft(
 ) -> Draft:
     documents = received.submission.documents
     check_id(spec.id)
+    if spec.priority == "high" and not received.hurry:
+        raise Forbidden("priority 'high' is not among what this key may ask for; 'normal' and 'low' are")
     if spec.id in taken:
         raise BadArgument(f"two jobs of one submission have the id {spec.id}; each needs its own")
     if not 0 <= spec.document < len(documents):
@@ -286,13 +331,23 @@ def _draft(
     if spec.constants:
         constants = expanded.graph.constants | spec.constants
         expanded = replace(expanded, graph=expanded.graph.with_constants(constants))
-    return Draft(spec.id, expanded, text_of(expanded.graph).encode(), uses_of(expanded.graph))
+    return Draft(
+        spec.id,
+        expanded,
+        text_of(expanded.graph).encode(),
+        uses_of(expanded.graph),
+        spec.priority or "normal",
+        spec.timeout_seconds,
+    )
 
 
-async def _models(graphs: list[Graph | TelepatchError], catalogue: Catalogue) -> dict[str, Model | TelepatchError]:
+async def _models(
+    graphs: list[Graph | TelepatchError], catalogue: Catalogue, person: str, limits: Limits
+) -> dict[str, Model | TelepatchError]:
     found: dict[str, Model | TelepatchError] = {}
     for id in {graph.model.id for graph in graphs if isinstance(graph, Graph)}:
         try:
+            check_model(person, limits, id)
             found[id] = await catalogue.model(id)
         except TelepatchError as error:
             found[id] = error
@@ -354,3 +409,9 @@ def known_meta(saved: SavedMeta) -> Meta:
 def _saved_meta(meta: Meta) -> SavedMeta:
     shape = None if meta.shape is None else tuple(dim if isinstance(dim, int) else None for dim in meta.shape)
     return SavedMeta(shape=shape, dtype=meta.dtype)
+
+
+def check_seconds(asked: float | None, most: float, model: str) -> None:
+    """Refuse a time limit that the model's own would cut."""
+    if asked is not None and asked > most:
+        raise BadArgument(f"timeout_seconds is {asked:g}; model '{model}' gives a job like this {most:g} s at the most")

@@ -18,12 +18,11 @@ from telepatch_protocol.fragments import Fragment
 from telepatch_protocol.jobs import Submission
 from telepatch_server import problems
 from telepatch_server.access import Logged
-from telepatch_server.auth import key_ring
+from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
-from telepatch_server.keys import KeyRing
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import data, edits, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 from telepatch_server.tracing import Traced
@@ -52,14 +51,10 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
         settings: what it is told.
         traces: where spans of requests go, if anywhere.
 
-    Raises:
-        BadArgument: others can reach it, and there is no keys file.
-        Unavailable: the keys file cannot be read.
-
     Example:
         >>> app = create_app(Settings(redis_url="redis://localhost"))
     """
-    keys, metrics = key_ring(settings), Metrics()
+    metrics = Metrics()
     return _documented(
         problems.install(
             _with_calls(
@@ -67,7 +62,7 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
                     title="Telepatch",
                     version=version("telepatch"),
                     summary="Read and change what happens inside neural networks that run elsewhere.",
-                    lifespan=_lifespan(settings, keys, metrics),
+                    lifespan=_lifespan(settings, metrics),
                     dependencies=[Depends(known_only)],
                     middleware=[
                         *([] if traces is None else [Middleware(Traced, traces=traces)]),
@@ -92,14 +87,16 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
 def _with_calls(app: FastAPI) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(admin.router, dependencies=PROTECTED)
     return app
 
 
-def _lifespan(settings: Settings, keys: KeyRing | None, metrics: Metrics) -> Any:
+def _lifespan(settings: Settings, metrics: Metrics) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings, keys, metrics) as services:
+        async with running(settings, metrics) as services:
             app.state.services = services
+            app.state.people, app.state.usage = services.people, services.usage
             yield
 
     return lifespan
@@ -113,7 +110,19 @@ def _documented(app: FastAPI) -> FastAPI:
         if app.openapi_schema is None:
             schemas = plain().setdefault("components", {}).setdefault("schemas", {})
             for name, schema in _schemas(
-                (Problem, Submission, Fragment, results.Wanted, words.Tokenize, words.Detokenize)
+                (
+                    Problem,
+                    Submission,
+                    Fragment,
+                    jobs.Cancelling,
+                    results.Wanted,
+                    words.Tokenize,
+                    words.Detokenize,
+                    admin.NewKeyWanted,
+                    admin.Rotation,
+                    admin.Limiting,
+                    admin.OldKeys,
+                )
             ):
                 schemas.setdefault(name, schema)
         assert app.openapi_schema is not None

@@ -3,56 +3,49 @@
 from __future__ import annotations
 
 import hmac
-from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from telepatch_protocol.errors import BadArgument, Forbidden, Unauthorized
-from telepatch_server.keys import KeyRing
+from telepatch_broker.limits import Limits
+from telepatch_broker.people import LOCAL, SCOPES, Caller, Scope
+from telepatch_protocol.errors import Forbidden, Unauthorized
 from telepatch_server.services import Services, services
-from telepatch_server.settings import Settings, is_loopback
+from telepatch_server.settings import is_loopback
 
-LOCAL: Final = "local"
-"""The one person of a gateway without keys."""
+READING: Final = frozenset({"/v1/results", "/v1/tokenize", "/v1/detokenize"})
+"""Calls that only look, although their questions are too long for a GET."""
+
+ADMIN: Final = "/v1/admin"
 
 _SCHEME = HTTPBearer(auto_error=False, description="An API key, as `telepatch keys add NAME` prints it.")
 
 
-def key_ring(settings: Settings) -> KeyRing | None:
-    """The keys to check, or None on loopback without a keys file.
-
-    Raises:
-        BadArgument: others can reach this gateway, and there are no keys to tell them apart.
-    """
-    file: Path | None = settings.keys_file
-    if file is not None:
-        return KeyRing(file)
-    if settings.loopback:
-        return None
-    raise BadArgument(
-        f"the gateway listens on {settings.host}, where others can reach it, and has no keys file: make one with "
-        "'telepatch keys add NAME --file keys.json' and give it as TELEPATCH_KEYS_FILE or --keys-file, "
-        "or listen on 127.0.0.1"
-    )
-
-
-async def person(request: Request, found: Annotated[Services, Depends(services)]) -> str:
-    """Whose request this is.
+async def caller(request: Request, found: Annotated[Services, Depends(services)]) -> Caller:
+    """Whose request this is, and how much they may have.
 
     Raises:
         Unauthorized: no key, or not one that is known.
-        Forbidden: a web page of somebody else asks, in this person's browser.
+        RateLimited: too many requests of this person, or too many wrong keys from this address.
+        Forbidden: the key is not good for this call; or a web page of somebody else asks, in this person's browser.
     """
-    if found.keys is None:
+    if await found.door.open():
         _check_local(request)
-        return _known(request, LOCAL)
-    name = found.keys.person(_bearer(request, "an API key: 'telepatch keys add NAME' makes one"))
-    if name is None:
-        raise Unauthorized("this API key is not known here; it may have been removed")
-    return _known(request, name)
+        known = Caller(LOCAL, "submit", Limits(bytes_stored=found.settings.gateway_bytes_stored))
+    else:
+        key = _bearer(request, "an API key: 'telepatch keys add NAME' makes one")
+        address = request.client.host if request.client else ""
+        known = await found.guesses.ask(key, address, found.people.ask)
+    request.state.person = known.person  # who stands in the log from now on
+    _check_scope(request, known)
+    return known
+
+
+async def person(known: Annotated[Caller, Depends(caller)]) -> str:
+    """The name of whoever asks."""
+    return known.person
 
 
 async def operator(request: Request, found: Annotated[Services, Depends(services)]) -> None:
@@ -60,9 +53,16 @@ async def operator(request: Request, found: Annotated[Services, Depends(services
 
     Raises:
         Unauthorized: no key, or not one that is known.
+        Forbidden: the key is not good for that.
     """
-    if not found.settings.metrics_open:
-        await person(request, found)
+    if found.settings.metrics_open:
+        return
+    known = await caller(request, found)
+    if known.scope != "admin":
+        raise Forbidden(
+            f"the metrics of this gateway are for keys of the scope 'admin': 'telepatch keys add {known.person} "
+            "--scope admin' makes one"
+        )
 
 
 async def worker(request: Request, found: Annotated[Services, Depends(services)]) -> None:
@@ -80,18 +80,35 @@ async def worker(request: Request, found: Annotated[Services, Depends(services)]
 
 
 Person = Annotated[str, Depends(person)]
-PROTECTED = [Depends(_SCHEME), Depends(person)]
+Asking = Annotated[Caller, Depends(caller)]
+PROTECTED = [Depends(_SCHEME), Depends(caller)]
 """What routes of people depend on; the scheme is there for OpenAPI."""
 
 
-def _known(request: Request, name: str) -> str:
-    """The name of a person, who stands in the log from now on."""
-    request.state.person = name
-    return name
+def scope_of(method: str, path: str) -> Scope:
+    """What a key must be good for, for a call by its path as OpenAPI has it."""
+    if path.startswith(ADMIN):
+        return "admin"
+    return "read" if method in ("GET", "HEAD") or path in READING else "submit"
+
+
+def _check_scope(request: Request, known: Caller) -> None:
+    path = str(request.scope["route"].path)
+    needed = scope_of(request.method, path)
+    if SCOPES.index(known.scope) < SCOPES.index(needed):
+        whose = "this key" if known.key else "whoever asks without a key"
+        raise Forbidden(
+            f"{whose} is good for '{known.scope}', and {request.method} {path} needs '{needed}': "
+            f"'telepatch keys add {known.person} --scope {needed}' makes a key for that"
+        )
 
 
 def _bearer(request: Request, what: str) -> str:
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        # What stands between the caller and this gateway may have looked at the other one.
+        raise Unauthorized(f"this call has {len(given)} headers 'Authorization'; send one")
+    scheme, _, secret = (given[0] if given else "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise Unauthorized(f"this call needs the header 'Authorization: Bearer ...' with {what}")
     return secret.strip()
@@ -99,9 +116,17 @@ def _bearer(request: Request, what: str) -> str:
 
 def _check_local(request: Request) -> None:
     """Without keys, a browser would let any web page in: by a name that resolves to this machine, or across origins."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    host = _host_of(f"//{request.headers.get('host', '')}")
     if not is_loopback(host):
         raise Forbidden(f"a gateway without keys answers only as 127.0.0.1 or localhost, not as {host!r}")
-    origin = request.headers.get("origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    strange = any(not is_loopback(_host_of(origin)) for origin in request.headers.getlist("origin"))
+    if strange or request.headers.get("sec-fetch-site") == "cross-site":
         raise Forbidden("a gateway without keys does not answer to web pages of other machines")
+
+
+def _host_of(url: str) -> str:
+    """The host of an address; empty for what is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

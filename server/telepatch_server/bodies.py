@@ -1,4 +1,4 @@
-"""Reading bodies: never more than allowed, and JSON strictly."""
+"""Reading bodies: never more than allowed, never compressed, and JSON strictly."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import Response
 from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError
+from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError, ServiceError
 from telepatch_protocol.meta import shown
 from telepatch_protocol.wire import read_json
+from telepatch_server.problems import problem
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -23,11 +25,15 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 LARGE = 256 * 1024
 """Bytes of JSON from which on reading it would hold up other requests."""
 
+_CLOSE = {"Connection": "close"}
+
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD]")
 
 
 class Limited:
     """Refuses bodies over a limit while they are read, whatever their headers say, and those that stop coming.
+
+    Requests whose very head cannot be meant well are not passed on at all.
 
     Args:
         app: what gets the rest.
@@ -46,6 +52,9 @@ class Limited:
         """Pass a request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if (refusal := _refusal(scope)) is not None:
+            await refusal(scope, receive, send)
             return
         named = (most for prefix, most in self._others.items() if scope["path"].startswith(prefix))
         most = next(named, self._most)
@@ -73,6 +82,22 @@ class Limited:
         except TimeoutError:
             detail = f"nothing of the body came for {self._seconds:g} s; send it again"
             raise HTTPException(408, detail, {"Connection": "close"}) from None
+
+
+def _refusal(scope: Scope) -> Response | None:
+    """The answer to a request that is refused by its head alone, and after which the line is closed."""
+    names = [name for name, _ in scope["headers"]]
+    coded = [value for name, value in scope["headers"] if name == b"content-encoding" and value.lower() != b"identity"]
+    if coded:  # few bytes of compressed ones may stand for very many
+        detail = f"the body has Content-Encoding {shown(coded[0].decode('latin-1'))}; send it as it is, without one"
+        return problem(ServiceError(detail), status=415, headers=_CLOSE | {"Accept-Encoding": "identity"})
+    if b"content-length" in names and b"transfer-encoding" in names:
+        detail = "the request has Content-Length and Transfer-Encoding, which may say different things; send one"
+        return problem(ProtocolError(detail), headers=_CLOSE)
+    if scope["http_version"] not in ("1.0", "1.1"):
+        detail = f"HTTP/{scope['http_version']} is not spoken here; HTTP/1.1 is"
+        return problem(ServiceError(detail), status=505, headers=_CLOSE)
+    return None
 
 
 def _too_large(found: str, most: int) -> PayloadTooLarge:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from dataclasses import dataclass
 from functools import cached_property
 
+from pydantic import ValidationError
+
 from telepatch_broker.registry import Registry
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
+from telepatch_protocol.meta import shown
 from telepatch_protocol.prepared import Preparation
 from telepatch_protocol.reading import Reader
 from telepatch_server.chat import Chat
@@ -78,7 +82,10 @@ class Catalogue:
         # A card that has not changed stays the same object, because what is worked out from a card is kept on it.
         if before is not None and before.json == text:
             return before
-        card = await asyncio.to_thread(ModelCard.model_validate_json, text)
+        try:
+            card = await asyncio.to_thread(ModelCard.model_validate_json, text)
+        except ValidationError:
+            raise Unavailable(f"the card of model {shown(id)} is none that this gateway understands") from None
         return Model(text, card, await self._tokenizer(card))
 
     async def _why(self, id: str, missing: NotFound) -> NotFound | Unavailable:
@@ -93,5 +100,7 @@ class Catalogue:
             return None
         if card.tokenizer not in self._words:
             data = await self._registry.tokenizer(card.tokenizer)
+            if hashlib.sha256(data).hexdigest() != card.tokenizer:
+                raise Unavailable(f"the tokenizer file of model '{card.id}' is another one than its card names")
             self._words[card.tokenizer] = await asyncio.to_thread(Words, data)
         return self._words[card.tokenizer]

@@ -1,4 +1,4 @@
-"""The commands of this room: ``telepatch gateway``, ``keys`` and ``up``. What they run is imported when they run."""
+"""The commands that serve: ``telepatch gateway`` and ``up``. What they run is imported when they run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ PANEL = "Serve others"
 _USAGE = 2
 
 gateway = typer.Typer(rich_markup_mode="rich")
-keys = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 up = typer.Typer(rich_markup_mode="rich")
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on. Every address but loopback needs a keys file.")]
+Host = Annotated[
+    str | None, typer.Option(help="Address to listen on. Every address but loopback needs a key in the queue.")
+]
 Port = Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)]
 RedisUrl = Annotated[
     str | None,
@@ -29,13 +30,10 @@ RedisUrl = Annotated[
 Blobs = Annotated[
     str | None, typer.Option(help="Folder for results, shared with the workers of this host.", show_default=False)
 ]
-KeysFile = Annotated[Path | None, typer.Option(help="File of hashed API keys; see telepatch keys.", show_default=False)]
 
 
 @gateway.command(rich_help_panel=PANEL)
-def run_gateway(
-    host: Host = None, port: Port = None, redis_url: RedisUrl = None, blobs: Blobs = None, keys_file: KeysFile = None
-) -> None:
+def run_gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None, blobs: Blobs = None) -> None:
     """Run the HTTP service: keys, checks, queue, results.
 
     What is not given here comes from the environment (TELEPATCH_HOST, TELEPATCH_PORT, ...); see deploy/env.example.
@@ -43,12 +41,12 @@ def run_gateway(
     \b
     [bold]Examples[/bold]
       telepatch gateway --redis-url redis://localhost:6379/0
-      telepatch gateway --host 0.0.0.0 --keys-file keys.json
+      telepatch keys add alice && telepatch gateway --host 0.0.0.0
     """
     from telepatch_server import serve
     from telepatch_server.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis_url, "blobs": blobs, "keys_file": keys_file}
+    given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis_url, "blobs": blobs}
     with _usage(BadArgument):
         settings = Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
         _end_with_0_when_asked()
@@ -67,7 +65,6 @@ def run_up(
         "~/.local/share/telepatch"
     ),
     redis_url: RedisUrl = None,
-    keys_file: KeysFile = None,
     announce: Annotated[
         Path | None, typer.Option(help="Write a JSON file with the URL once ready.", show_default=False)
     ] = None,
@@ -89,7 +86,7 @@ def run_up(
     from telepatch_server.up import ChildEnded, Plan, run
 
     models = tuple(dict.fromkeys([*(model or []), *(("smollm2-135m", "minilm") if demo else ())])) or ("smollm2-135m",)
-    plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, keys_file, announce, with_parent)
+    plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, announce, with_parent)
     with terminal.progress() as progress:
         try:
             with _usage(BadArgument):
@@ -97,51 +94,6 @@ def run_up(
         except ChildEnded as ended:
             typer.echo(f"telepatch: {ended}", err=True)
             raise typer.Exit(_USAGE if ended.exit_code == _USAGE else 1) from None
-
-
-@keys.callback(rich_help_panel=PANEL)
-def about_keys() -> None:
-    """Make, list and remove API keys.
-
-    The file holds only hashes, so a lost key cannot be read back: remove it and add another.
-
-    \b
-    [bold]Examples[/bold]
-      telepatch keys add alice --file keys.json
-      telepatch keys list --file keys.json
-      telepatch keys remove alice --file keys.json
-    """
-
-
-File = Annotated[Path, typer.Option("--file", envvar="TELEPATCH_KEYS_FILE", help="The keys file.")]
-
-
-@keys.command("add")
-def add_key(name: Annotated[str, typer.Argument(help="Whose key it is.")], file: File = Path("keys.json")) -> None:
-    """Make a key for a person and print it, this once."""
-    from telepatch_server import keys as store
-
-    with _usage():
-        typer.echo(store.add(file, name))
-
-
-@keys.command("list")
-def list_keys(file: File = Path("keys.json")) -> None:
-    """Print whose keys the file holds."""
-    from telepatch_server import keys as store
-
-    with _usage():
-        typer.echo("\n".join(store.listing(file)))
-
-
-@keys.command("remove")
-def remove_key(name: Annotated[str, typer.Argument(help="Whose key it is.")], file: File = Path("keys.json")) -> None:
-    """Make a person's key worthless."""
-    from telepatch_server import keys as store
-
-    with _usage():
-        store.remove(file, name)
-    typer.echo(f"removed {name}")
 
 
 def _end_with_0_when_asked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ STATUSES: Final[dict[type[TelepatchError], int]] = {
     errors.CausalLoop: 422,
     errors.NotYetSupported: 422,
     errors.TooLarge: 422,
+    errors.JobOverLimit: 422,
     errors.TraceError: 422,
     errors.NotSaved: 422,
     errors.JobError: 409,
@@ -45,10 +47,14 @@ STATUSES: Final[dict[type[TelepatchError], int]] = {
     errors.ServiceError: 500,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
+    errors.ModelNotAllowed: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.PayloadTooLarge: 413,
+    errors.StorageFull: 413,
     errors.RateLimited: 429,
+    errors.TooManyJobs: 429,
+    errors.ComputeSpent: 429,
     errors.Unavailable: 503,
     errors.ConnectionFailed: 502,
 }
@@ -128,7 +134,9 @@ def _title(cls: type[TelepatchError]) -> str:
 def _headers(error: TelepatchError) -> dict[str, str]:
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(error, Unavailable | errors.RateLimited):
+    if isinstance(error, errors.RateLimited):
+        return {"Retry-After": str(math.ceil(error.retry_after))}
+    if isinstance(error, Unavailable):
         return {"Retry-After": _RETRY_SECONDS}
     # The rest of a body that is too large is not read, so this connection is of no use any more.
     return {"Connection": "close"} if isinstance(error, PayloadTooLarge) else {}

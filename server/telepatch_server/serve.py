@@ -16,6 +16,7 @@ from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import Unavailable
 from telepatch_server.app import create_app
 from telepatch_server.metrics import Metrics
+from telepatch_server.patience import patient
 from telepatch_server.services import running
 from telepatch_server.settings import Settings, traces_exporters
 
@@ -50,7 +51,7 @@ def main(settings: Settings) -> None:
     Once it answers it says where, on standard output: ``telepatch gateway listens on http://127.0.0.1:8000``.
 
     Raises:
-        BadArgument: others can reach it, and there is no keys file.
+        BadArgument: others can reach it, and nobody has a key.
         Unavailable: Redis does not answer, the blob store is not shared, or the address cannot be listened on.
     """
     logs.configure(settings.log_level, settings.log_format)
@@ -71,7 +72,7 @@ def main(settings: Settings) -> None:
 
 async def _try(settings: Settings) -> None:
     """Connect once beforehand: what fails inside the server's own start ends in a traceback instead of a sentence."""
-    async with running(settings, None, Metrics()):
+    async with running(settings, Metrics()):
         return
 
 
@@ -112,4 +113,5 @@ def configured(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=settings.gateway_stop_seconds,
         timeout_keep_alive=75,
+        http=patient(settings.gateway_head_seconds),
     )

@@ -16,10 +16,13 @@ from telepatch_broker.data import Uploads
 from telepatch_broker.edits import Edits
 from telepatch_broker.events import EventHub, EventLog
 from telepatch_broker.lane import Lane
+from telepatch_broker.people import People
 from telepatch_broker.registry import Registry
 from telepatch_broker.shared import check_shared
+from telepatch_broker.usage import Usage
 from telepatch_server.catalogue import Catalogue
-from telepatch_server.keys import KeyRing
+from telepatch_server.door import Door, refuse_keyless
+from telepatch_server.guesses import Guesses
 from telepatch_server.metrics import Metrics
 from telepatch_server.settings import Settings
 
@@ -30,7 +33,9 @@ class Services:
 
     Attributes:
         settings: what it was told.
-        keys: None when it asks for none.
+        people: who may ask, and how much they may have.
+        usage: what they have used up.
+        door: whether it asks for keys.
         lane: where jobs are queued.
         uploads: what people sent for their jobs.
         edits: what people stored to apply it in their jobs.
@@ -41,11 +46,14 @@ class Services:
         log: events as they are stored.
         hub: events as they happen.
         metrics: what it counts.
+        guesses: wrong keys of late.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
     settings: Settings
-    keys: KeyRing | None
+    people: People
+    usage: Usage
+    door: Door
     lane: Lane
     uploads: Uploads
     edits: Edits
@@ -56,14 +64,16 @@ class Services:
     log: EventLog
     hub: EventHub
     metrics: Metrics
+    guesses: Guesses = field(default_factory=Guesses)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @asynccontextmanager
-async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) -> AsyncIterator[Services]:
+async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """The services of a gateway, connected, until the block ends.
 
     Raises:
+        BadArgument: others can reach it, and nobody has a key.
         Unavailable: Redis does not answer, or the blob store is another one than that of the other processes.
     """
     client = connect(settings.redis_url)
@@ -73,18 +83,33 @@ async def running(settings: Settings, keys: KeyRing | None, metrics: Metrics) ->
     uploads = Uploads(
         client,
         blobs,
-        person_bytes=settings.gateway_data_bytes,
         upload_bytes=settings.gateway_upload_bytes,
         unfinished_seconds=settings.gateway_upload_seconds,
     )
     try:
         await check(client)
         await check_shared(blobs, client)
+        people = People(client, settings.limits)
+        await refuse_keyless(people, settings)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
             log, edits, condition = EventLog(client), Edits(client), Condition(client)
+            usage, door = Usage(client), Door(people, settings)
             yield Services(
-                settings, keys, lane, uploads, edits, blobs, registry, condition, catalogue, log, hub, metrics
+                settings,
+                people,
+                usage,
+                door,
+                lane,
+                uploads,
+                edits,
+                blobs,
+                registry,
+                condition,
+                catalogue,
+                log,
+                hub,
+                metrics,
             )
     finally:
         await client.aclose()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 
 from telepatch_protocol import tensors
 from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError
-from telepatch_protocol.jobs import JobSpec, Submission, new_job_id
+from telepatch_protocol.jobs import JobSpec, Priority, Submission, new_job_id
 from telepatch_protocol.meta import Meta
 from telepatch_protocol.tensors import Tensor
 from telepatch_server.bodies import LARGE, aside, parsed, strict_json
@@ -45,12 +45,36 @@ class Attached:
 
 @dataclass(frozen=True)
 class Received:
-    """A submission as it arrived; `bare` for a document without one, `large` for work that must not block others."""
+    """A submission as it arrived.
+
+    Attributes:
+        bare: a document without a submission around it.
+        large: work that must not block others.
+        hurry: its jobs may have high priority.
+        most: how many bytes its documents and attachments may have, each counted as often as it is queued.
+    """
 
     submission: Submission
     attached: Attached
     bare: bool = False
     large: bool = False
+    hurry: bool = False
+    most: int = 2**62
+
+    def asking(self, priority: Priority | None, timeout_seconds: float | None) -> Received:
+        """The same, where the request says what holds for jobs that do not say it themselves."""
+        if priority is None and timeout_seconds is None:
+            return self
+        jobs = tuple(
+            spec.model_copy(
+                update={
+                    "priority": spec.priority or priority,
+                    "timeout_seconds": spec.timeout_seconds or timeout_seconds,
+                }
+            )
+            for spec in self.submission.jobs
+        )
+        return replace(self, submission=self.submission.model_copy(update={"jobs": jobs}))
 
 
 async def receive(request: Request, settings: Settings, *, dry_run: bool) -> Received:
@@ -70,7 +94,7 @@ async def receive(request: Request, settings: Settings, *, dry_run: bool) -> Rec
         raise PayloadTooLarge(f"the request has {jobs} jobs; one request may have {settings.gateway_jobs}")
     if jobs == 0:
         raise BadArgument("the request has no jobs; give 'jobs' at least one {id, document}")
-    return received
+    return replace(received, most=settings.gateway_documents_bytes)
 
 
 async def _parts(request: Request, settings: Settings) -> tuple[bytes, bytes]:

@@ -54,7 +54,6 @@ class Plan:
         port: port that the gateway listens on; 0 picks a free one.
         home: folder for the queue's journal, results and logs; one service at a time uses it.
         redis_url: a Redis or Valkey that runs already; None starts the embedded one.
-        keys_file: hashed API keys; needed for every address but loopback.
         announce: file that is written, as JSON with ``url``, once everything is ready.
         with_parent: end when the process that started this one ends.
         ready_s: seconds that loading may take.
@@ -65,7 +64,6 @@ class Plan:
     port: int
     home: Path
     redis_url: str | None = None
-    keys_file: Path | None = None
     announce: Path | None = None
     with_parent: bool = False
     ready_s: float = 3600.0
@@ -98,8 +96,7 @@ def _start(plan: Plan, redis_url: str, children: Children) -> str:
     """Start the gateway and the workers; return the gateway's address as a client writes it."""
     port = plan.port or _free_port(plan.host)
     shared = ["--redis-url", redis_url, "--blobs", str(plan.home / "blobs")]
-    keys = ["--keys-file", str(plan.keys_file)] if plan.keys_file else []
-    children.start("gateway", ["gateway", "--host", plan.host, "--port", str(port), *keys, *shared])
+    children.start("gateway", ["gateway", "--host", plan.host, "--port", str(port), *shared])
     for model in plan.models:
         children.start(f"worker {model}", ["worker", "--model", model, *shared])
     reachable = "127.0.0.1" if plan.host in ("0.0.0.0", "::") else plan.host

@@ -30,7 +30,7 @@ SIZE = len(DATA)
 
 @pytest.fixture
 def uploads(client: redis.asyncio.Redis, blobs: DirectoryBlobs) -> Uploads:
-    return Uploads(client, blobs, person_bytes=3 * SIZE, upload_bytes=2 * SIZE)
+    return Uploads(client, blobs, upload_bytes=2 * SIZE)
 
 
 async def pieces(data: bytes, size: int = 7) -> AsyncIterator[bytes]:
@@ -42,7 +42,7 @@ async def send(uploads: Uploads, person: str = "ada", data: bytes = DATA, start:
     """Send bytes; as a whole, unless told otherwise."""
     digest = more.get("digest") or hashlib.sha256(DATA if more.get("part") else data).hexdigest()
     size = more.get("size") or (SIZE if more.get("part") else len(data))
-    return await uploads.receive(person, digest, size, start, pieces(data))
+    return await uploads.receive(person, digest, size, start, pieces(data), most=3 * SIZE)
 
 
 async def collected(lane: Lane, client: redis.asyncio.Redis, blobs: DirectoryBlobs) -> list[str]:
@@ -141,7 +141,9 @@ async def test_limits_have_both_numbers(uploads: Uploads):
         await send(uploads, size=2 * SIZE + 1)
     await send(uploads)
     await send(uploads, digest="a" * 64, size=2 * SIZE, data=b"begun")
-    with pytest.raises(PayloadTooLarge, match=f"has 1 bytes, and yours take {3 * SIZE:,} of the {3 * SIZE:,}"):
+    with pytest.raises(
+        PayloadTooLarge, match=f"has 1 bytes, and your uploads and results take {3 * SIZE:,} of the {3 * SIZE:,}"
+    ):
         await send(uploads, digest="b" * 64, size=1)
     assert (await send(uploads, "bob")).complete
     await uploads.delete("ada", "a" * 64)

@@ -9,12 +9,14 @@ import redis.asyncio
 
 from telepatch_broker import keys
 from telepatch_broker.blobs import DirectoryBlobs
+from telepatch_broker.connection import now_ms
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import Expired, NotFound
 from telepatch_protocol.jobs import new_job_id
 
 LARGE = bytes(300_000)
+COUNTED = (keys.UNENDED, keys.PROMISED, keys.STORED)
 
 
 @pytest.fixture
@@ -117,7 +119,9 @@ async def test_records_go_later_than_results(lane: Lane, client: redis.asyncio.R
         await lane.status("ada", jobs[0].id)
     left = {key.decode() async for key in client.scan_iter()}
     of_model = {keys.of_model("gpt2", what) for what in ("counts", "clock", "served", "wake")}
-    assert left <= {keys.MODELS, keys.events_of("ada"), *of_model}
+    today = keys.usage("ada", await now_ms(client) // 86_400_000)
+    assert left - {keys.PEOPLE, today} <= {keys.MODELS, keys.events_of("ada"), *of_model, *COUNTED}
+    assert [await client.hget(where, "ada") for where in COUNTED] == [b"0", None, b"0"]
 
 
 async def test_a_job_that_has_ended_keeps_no_payload(lane: Lane, client: redis.asyncio.Redis) -> None:

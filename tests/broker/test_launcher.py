@@ -20,7 +20,7 @@ from telepatch_broker.connection import connect
 from telepatch_broker.events import EventHub
 from telepatch_broker.jobs import NewJob
 from telepatch_broker.lane import Lane
-from telepatch_broker.launcher import embedded_valkey, find_server
+from telepatch_broker.launcher import embedded_valkey, find_server, running_valkey
 from telepatch_protocol.errors import Unavailable
 from telepatch_protocol.jobs import new_job_id
 
@@ -48,6 +48,16 @@ def alive(pid: int) -> bool:
 def pid_of(url: str) -> int:
     with redis.Redis.from_url(url) as client:
         return int(client.info("server")["process_id"])
+
+
+def test_the_address_of_a_server_that_runs_is_known_to_other_processes(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90)  # too long for the path of a socket, which is elsewhere then
+    for directory in (tmp_path / "short", deep):
+        assert running_valkey(directory) is None
+        with embedded_valkey(directory) as url:
+            assert running_valkey(directory) == url
+            assert pid_of(url)
+        eventually(lambda directory=directory: running_valkey(directory) is None)
 
 
 def test_it_listens_on_a_unix_socket_alone_and_keeps_what_it_was_given(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def variable(field: str) -> str:
 
 def test_the_example_names_every_setting_and_no_other():
     composed = set(re.findall(r"\$\{(TELEPATCH_[A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
-    assert set(EXAMPLE) == {variable(name) for _, name in FIELDS} | composed
+    script = (ROOT / "deploy" / "slurm" / "worker.sbatch").read_text()
+    scripted = set(re.findall(r"\$\{(TELEPATCH_SLURM_[A-Z_]+)", script))
+    assert set(EXAMPLE) == {variable(name) for _, name in FIELDS} | composed | scripted
 
 
 @pytest.mark.parametrize(("room", "field"), FIELDS, ids=lambda part: part if isinstance(part, str) else part.__module__)

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
+import redis.asyncio
 import structlog
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -25,6 +26,7 @@ from telepatch_broker.blobs import DirectoryBlobs
 from telepatch_broker.connection import connect
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
+from telepatch_broker.people import People
 from telepatch_broker.registry import Registry, WorkerInfo
 from telepatch_protocol.card import Aliases, Leaf, Limits, ModelCard, ModuleCard, PortCard
 from telepatch_protocol.errors import TelepatchError
@@ -208,6 +210,46 @@ def serve() -> Iterator[Callable[[Settings], httpx.Client]]:
             return stack.enter_context(httpx.Client(base_url=url, timeout=20))
 
         yield start
+
+
+Key = Callable[..., str]
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """The queue itself."""
+    found = connect(redis_url)
+    yield found
+    await found.aclose()
+
+
+@pytest.fixture
+def key(redis_url: str) -> Key:
+    """Makes API keys: ``key("ada")``, ``key("bob", scope="read", expires_seconds=60)``."""
+
+    def make(person: str, **more: Any) -> str:
+        async def add() -> str:
+            client = connect(redis_url)
+            try:
+                return (await People(client).add(person, **more)).key
+            finally:
+                await client.aclose()
+
+        return asyncio.run(add())
+
+    return make
+
+
+@pytest.fixture
+def signed(key: Key) -> Iterator[Callable[..., httpx.Client]]:
+    """Somebody with a key of their own at a gateway: ``signed(client.base_url, "ada", scope="read")``."""
+    with ExitStack() as stack:
+
+        def sign(url: Any, person: str, **more: Any) -> httpx.Client:
+            headers = {"Authorization": f"Bearer {key(person, **more)}"}
+            return stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=20))
+
+        yield sign
 
 
 @pytest.fixture

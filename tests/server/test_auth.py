@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
+import redis.asyncio
 
+from telepatch_broker.people import People
 from telepatch_protocol.errors import BadArgument
-from telepatch_server import keys
-from telepatch_server.app import create_app
+from telepatch_server.metrics import Metrics
+from telepatch_server.services import running
 from telepatch_server.settings import Settings
 
 Make = Callable[..., dict[str, Any]]
@@ -19,18 +23,25 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def keyed(
-    serve: Callable[[Settings], httpx.Client], settings: Settings, published: object, tmp_path: Path
+    serve: Callable[[Settings], httpx.Client], settings: Settings, published: object, key: Callable[..., str]
 ) -> tuple[httpx.Client, dict[str, dict[str, str]]]:
     """A gateway that asks for keys, and headers of two people."""
-    file = tmp_path / "keys.json"
-    people = {name: {"Authorization": f"Bearer {keys.add(file, name)}"} for name in ("ada", "bob")}
-    return serve(settings.model_copy(update={"keys_file": file})), people
+    people = {name: {"Authorization": f"Bearer {key(name)}"} for name in ("ada", "bob")}
+    return serve(settings), people
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
-def test_a_gateway_that_others_reach_does_not_start_without_keys(host: str) -> None:
-    with pytest.raises(BadArgument, match="telepatch keys add NAME"):
-        create_app(Settings(host=host))
+async def test_a_gateway_that_others_reach_does_not_start_without_keys(
+    host: str, settings: Settings, client: redis.asyncio.Redis
+) -> None:
+    outside = settings.model_copy(update={"host": host})
+    with pytest.raises(BadArgument, match=f"listens on {host}.*telepatch keys add NAME"):
+        async with running(outside, Metrics()):
+            pass
+    made = await People(client).add("ada")
+    await People(client).remove(made.id)  # nobody gets in, and that is safe
+    async with running(outside, Metrics()):
+        pass
 
 
 def test_a_key_says_who_one_is(keyed: tuple[httpx.Client, dict[str, dict[str, str]]]) -> None:
@@ -57,11 +68,63 @@ def test_without_a_known_key_nothing_is_said(
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_removed_key_is_worthless_at_once(keyed: tuple[httpx.Client, Any], tmp_path: Path) -> None:
-    http, people = keyed
-    keys.remove(tmp_path / "keys.json", "ada")
-    assert http.get("/v1/me", headers=people["ada"]).status_code == 401
-    assert http.get("/v1/me", headers=people["bob"]).status_code == 200
+async def test_a_removed_key_is_worthless_at_once_on_every_gateway(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, key: Callable[..., str], client: redis.asyncio.Redis
+) -> None:
+    gateways, people = [serve(settings), serve(settings)], People(client)
+    for _ in range(5):
+        made = await people.add("ada")
+        headers = {"Authorization": f"Bearer {made.key}"}
+        assert [one.get("/v1/me", headers=headers).status_code for one in gateways * 2] == [200] * 4
+        await people.remove(made.id)
+        assert [one.get("/v1/me", headers=headers).status_code for one in gateways] == [401] * 2
+
+
+async def test_a_stream_of_events_tells_nothing_more_once_its_key_is_removed(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, client: redis.asyncio.Redis, worker: Any, graph: Make
+) -> None:
+    quiet = settings.model_copy(update={"gateway_heartbeat_seconds": 60})
+    http, people = serve(quiet), People(client)
+    first, second = await people.add("ada"), await people.add("ada")
+    headers = {"Authorization": f"Bearer {first.key}"}
+    with http.stream("GET", "/v1/events", headers=headers, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry:")
+        await people.remove(first.id)
+        good = {"Authorization": f"Bearer {second.key}"}
+        assert http.post("/v1/jobs?wait=20", json=graph(), headers=good).status_code == 200
+        assert [line for line in lines if line.startswith("event")] == []
+
+
+async def test_a_submission_that_waits_gives_no_result_once_its_key_is_removed(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, client: redis.asyncio.Redis, worker: Any, graph: Make
+) -> None:
+    http, people = serve(settings), People(client)
+    made = await people.add("ada")
+    worker.behave, real = (lambda job: (time.sleep(2), real(job))[1]), worker.behave
+    headers = {"Authorization": f"Bearer {made.key}"}
+    waiting = asyncio.create_task(asyncio.to_thread(http.post, "/v1/jobs?wait=60", json=graph(), headers=headers))
+    while not worker.taken:
+        await asyncio.sleep(0.02)
+    await people.remove(made.id)
+    assert (await waiting).status_code == 401
+
+
+def test_a_gateway_on_loopback_asks_for_keys_from_the_first_one_on_and_never_stops_to(
+    serve: Callable[[Settings], httpx.Client], settings: Settings, key: Callable[..., str]
+) -> None:
+    http = serve(settings)
+    assert http.get("/v1/me").json()["person"] == "local"
+    headers = {"Authorization": f"Bearer {key('ada')}"}
+    deadline = time.monotonic() + 30
+    while http.get("/v1/me").status_code != 401:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert http.get("/v1/me", headers=headers).json()["person"] == "ada"
+    with redis.Redis.from_url(settings.redis_url) as emptied:
+        emptied.flushall()
+    time.sleep(1.2)
+    assert http.get("/v1/me").status_code == 401
 
 
 def test_jobs_of_others_are_not_found(keyed: tuple[httpx.Client, Any], graph: Make, submit: Make, worker: Any) -> None:

@@ -7,7 +7,6 @@ import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +18,6 @@ from telepatch_protocol.data_files import encode
 from telepatch_protocol.errors import ProtocolError
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.tensors import Tensor
-from telepatch_server import keys
 from telepatch_server.routes.data import place_of
 
 Make = Callable[..., dict[str, Any]]
@@ -43,18 +41,12 @@ def part(start: int, stop: int, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def people(
-    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, published: Any
-) -> Iterator[dict[str, httpx.Client]]:
+    serve: Callable[..., httpx.Client], settings: Any, signed: Callable[..., httpx.Client], published: Any
+) -> dict[str, httpx.Client]:
     """Two people at one gateway with small limits."""
-    file = tmp_path / "keys.json"
-    found = {name: keys.add(file, name) for name in ("ada", "bob")}
-    limits = {"gateway_upload_bytes": 2 * SIZE, "gateway_data_bytes": 3 * SIZE}
-    url = serve(settings.model_copy(update={"keys_file": file, **limits})).base_url
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}))
-            for name, key in found.items()
-        }
+    limits = {"gateway_upload_bytes": 2 * SIZE, "gateway_bytes_stored": 3 * SIZE}
+    url = serve(settings.model_copy(update=limits)).base_url
+    return {name: signed(url, name) for name in ("ada", "bob")}
 
 
 def test_an_upload_is_sent_described_and_read_back(http: httpx.Client) -> None:
@@ -75,7 +67,7 @@ def test_an_upload_is_sent_described_and_read_back(http: httpx.Client) -> None:
     assert http.get("/v1/me").json()["data"]["bytes"] == SIZE
     assert http.delete(URL).status_code == 204
     assert http.get(URL).status_code == 404
-    assert http.get("/v1/data").json() == {"uploads": [], "bytes": 0, "limit": 8 * 2**30}
+    assert http.get("/v1/data").json() == {"uploads": [], "bytes": 0, "limit": 32 * 2**30}
 
 
 def test_parts_are_sent_in_order_and_head_says_how_far_it_is(http: httpx.Client) -> None:
@@ -172,7 +164,10 @@ def test_limits_are_told_with_both_numbers_before_anything_is_sent(people: dict[
         assert ada.put(f"/v1/data/{name * 64}", headers={"Content-Range": f"bytes */{SIZE}"}).status_code == 202
     full = ada.put(f"/v1/data/{'c' * 64}", headers={"Content-Range": f"bytes */{SIZE + 1}"})
     assert full.status_code == 413
-    assert f"has {SIZE + 1} bytes, and yours take {2 * SIZE} of the {3 * SIZE}" in full.json()["detail"]
+    assert (
+        f"has {SIZE + 1} bytes, and your uploads and results take {2 * SIZE} of the {3 * SIZE}" in full.json()["detail"]
+    )
+    assert full.json()["code"] == "storage_full"
     assert ada.put(URL, content=DATA).status_code == 200
     assert bob.put(URL, content=DATA).status_code == 200
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,7 +14,6 @@ import pytest
 from telepatch_protocol.data_files import encode
 from telepatch_protocol.jobs import new_job_id
 from telepatch_protocol.tensors import Tensor
-from telepatch_server import keys
 
 Make = Callable[..., dict[str, Any]]
 
@@ -47,17 +45,11 @@ def applied(graph: Make, *edits: dict[str, Any], **changes: Any) -> dict[str, An
 
 @pytest.fixture
 def people(
-    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, published: Any
-) -> Iterator[dict[str, httpx.Client]]:
+    serve: Callable[..., httpx.Client], settings: Any, signed: Callable[..., httpx.Client], published: Any
+) -> dict[str, httpx.Client]:
     """Two people at one gateway."""
-    file = tmp_path / "keys.json"
-    found = {name: keys.add(file, name) for name in ("ada", "bob")}
-    url = serve(settings.model_copy(update={"keys_file": file})).base_url
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}))
-            for name, key in found.items()
-        }
+    url = serve(settings).base_url
+    return {name: signed(url, name) for name in ("ada", "bob")}
 
 
 def test_an_edit_is_stored_listed_read_replaced_and_deleted(http: httpx.Client) -> None:

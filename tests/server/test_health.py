@@ -37,6 +37,11 @@ def test_without_a_worker_the_gateway_is_alive_but_not_ready(http: httpx.Client)
     assert "no worker" in answer.json()["detail"]
 
 
+def test_without_a_worker_it_is_ready_to_take_jobs_where_that_is_the_question(http: httpx.Client) -> None:
+    answer = http.get("/readyz?workers=false")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "workers": {}})
+
+
 def test_with_a_worker_it_is_ready(http: httpx.Client, worker: Any, graph: Make) -> None:
     http.post("/v1/jobs?wait=10", json=graph())
     assert http.get("/readyz").json() == {"ready": True, "workers": {"tiny": 1}}

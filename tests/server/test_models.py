@@ -84,5 +84,5 @@ def test_me_says_what_one_request_may_hold(http: httpx.Client, settings: Any) ->
     assert found["limits"]["jobs"] == settings.gateway_jobs
     assert found["limits"]["body_bytes"] == settings.gateway_body_bytes
     assert found["limits"]["upload_bytes"] == settings.gateway_upload_bytes
-    assert found["data"] == {"bytes": 0, "limit": settings.gateway_data_bytes}
+    assert found["data"] == {"bytes": 0, "limit": settings.gateway_bytes_stored}
     assert found["result_seconds"] == settings.result_seconds

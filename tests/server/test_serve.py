@@ -24,7 +24,6 @@ from telepatch_broker.blobs import DirectoryBlobs
 from telepatch_broker.connection import connect
 from telepatch_broker.shared import check_shared
 from telepatch_protocol.errors import Unavailable
-from telepatch_server import keys
 from telepatch_server.serve import listening, url_of
 
 
@@ -83,17 +82,19 @@ def test_a_waiting_submission_is_answered_when_the_gateway_ends(
         assert gateway.wait(5) in (0, -signal.SIGTERM)
 
 
-def test_it_listens_for_others_only_with_keys(settings: Any, tmp_path: Any) -> None:
+def test_it_listens_for_others_only_with_keys(settings: Any, key: Callable[..., str]) -> None:
     with process(settings, "--host", "0.0.0.0") as (gateway, url):
         assert url == ""
-        assert gateway.wait(20) != 0
+        assert gateway.wait(60) == 2
         assert gateway.stderr is not None
-        assert "telepatch keys add NAME" in gateway.stderr.read()
-    key = keys.add(tmp_path / "keys.json", "ada")
-    with process(settings, "--host", "0.0.0.0", "--keys-file", str(tmp_path / "keys.json")) as (_, url):
+        said = gateway.stderr.read()
+        assert "telepatch keys add NAME" in said
+        assert said.count("\n") == 1
+    headers = {"Authorization": f"Bearer {key('ada')}"}
+    with process(settings, "--host", "0.0.0.0") as (_, url):
         port = url.rpartition(":")[2]
-        headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"http://127.0.0.1:{port}/v1/me", headers=headers).json()["person"] == "ada"
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/me").status_code == 401
 
 
 @pytest.mark.parametrize(

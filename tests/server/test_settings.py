@@ -20,7 +20,26 @@ def test_an_argument_wins_over_the_environment() -> None:
 
 
 def test_an_empty_variable_is_no_setting() -> None:
-    assert Settings.from_environment({"TELEPATCH_KEYS_FILE": ""}).keys_file is None
+    assert Settings.from_environment({"TELEPATCH_WORKER_TOKEN": "", "TELEPATCH_KEYS_FILE": ""}).worker_token is None
+
+
+def test_a_keys_file_of_an_older_version_is_not_passed_over() -> None:
+    with pytest.raises(BadArgument, match=r"telepatch keys import /etc/keys\.json.*unset"):
+        Settings.from_environment({"TELEPATCH_KEYS_FILE": "/etc/keys.json"})
+
+
+def test_limits_of_people_are_numbers_names_or_none() -> None:
+    usual = Settings().limits
+    assert (usual.requests_per_minute, usual.jobs_queued, usual.models) == (12_000, 20_000, None)
+    told = {
+        "TELEPATCH_GATEWAY_JOBS_QUEUED": "none",
+        "TELEPATCH_GATEWAY_MODELS": "a, b",
+        "TELEPATCH_GATEWAY_JOB_FLOPS": "1e12",
+    }
+    found = Settings.from_environment(told).limits
+    assert (found.jobs_queued, found.models, found.job_flops) == (None, ("a", "b"), 1e12)
+    with pytest.raises(BadArgument, match=r"TELEPATCH_GATEWAY_JOBS_QUEUED.*'many'"):
+        Settings.from_environment({"TELEPATCH_GATEWAY_JOBS_QUEUED": "many"})
 
 
 def test_a_mistyped_variable_stops_the_start_and_the_right_one_is_named() -> None:

@@ -11,13 +11,19 @@ from collections.abc import Sequence
 
 import torch
 
+from telepatch_worker.pauses import UNBROKEN, Pauses, during_backward
 from telepatch_worker.requests import Backward
 
 
-def fulfil(requests: Sequence[Backward]) -> None:
-    """Find all gradients; nothing accumulates anywhere, and the graphs stay for further gradients."""
+def fulfil(requests: Sequence[Backward], pauses: Pauses = UNBROKEN) -> None:
+    """Find all gradients; nothing accumulates anywhere, and the graphs stay for further gradients.
+
+    Args:
+        requests: whose.
+        pauses: offered on the way.
+    """
     for group in _apart(requests):
-        _together(group)
+        _together(group, pauses)
 
 
 def _apart(requests: Sequence[Backward]) -> list[list[Backward]]:
@@ -46,7 +52,7 @@ def _scopes(request: Backward) -> set[int]:
     return asked | {edit.owner[0] for edit in request.edits}
 
 
-def _together(requests: Sequence[Backward]) -> None:
+def _together(requests: Sequence[Backward], pauses: Pauses) -> None:
     tensors = {id(track.tensor): track.tensor for one in requests for tracks in one.wrt for track in tracks}
     edits = [edit for one in requests for edit in one.edits]
     for edit in edits:
@@ -54,7 +60,8 @@ def _together(requests: Sequence[Backward]) -> None:
         edit.active = True
     try:
         total = sum((one.of.reshape(()) for one in requests[1:]), requests[0].of.reshape(()))
-        found = torch.autograd.grad(total, list(tensors.values()), retain_graph=True, allow_unused=True)
+        with during_backward(total, pauses):
+            found = torch.autograd.grad(total, list(tensors.values()), retain_graph=True, allow_unused=True)
     finally:
         for edit in edits:
             edit.active = False

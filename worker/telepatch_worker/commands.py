@@ -71,6 +71,7 @@ def about_models() -> None:
       telepatch models fetch smollm2-135m
       telepatch models show smollm2-135m
       telepatch models path smollm2-135m
+      telepatch models ranks llama-tp2-random
     """
 
 
@@ -98,6 +99,12 @@ def fetch_model(model: Model) -> None:
 def path_of_model(model: Model) -> None:
     """Print the folder of a model's weights, fetching them first if they are not here yet."""
     fetch_model(model)
+
+
+@models.command("ranks")
+def ranks_of_model(model: Model) -> None:
+    """Print how many processes hold a model together: 1, or what torchrun is to start (--nproc-per-node)."""
+    typer.echo(_card(model).tp_size)
 
 
 @models.command("show")

@@ -29,6 +29,9 @@ from telepatch_worker.values import Value, as_tensor
 if TYPE_CHECKING:
     from telepatch_worker.frame import Frame
 
+LOOK = 4
+"""After so many steps a loop looks whether it is time to let others go first."""
+
 
 def evaluated(frame: Frame, node: Node) -> Work[Value]:
     """The value, or the values by name, of a node with sub-graphs."""
@@ -51,6 +54,7 @@ def _map(frame: Frame, node: Map) -> Work[Value]:
                 tell(one, node.id, node.emit, out)
                 fold.add(at, out)
             one.close()
+        yield from frame.context.others_first()
     return fold.values()
 
 
@@ -77,6 +81,8 @@ def _repeat(frame: Frame, node: Repeat) -> Work[Value]:
         inner.close()
         if not going:
             break
+        if step % LOOK == LOOK - 1:
+            yield from frame.context.others_first()
     frame.context.hold(-sum(row.nbytes for rows in others.values() for row in rows))
     return carried | {
         name: stacked(rows, (len(rows),)) if rows else _none(plan.scope.out[name], frame.context.device)

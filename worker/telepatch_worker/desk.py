@@ -28,6 +28,7 @@ class Outcome:
         error: why it failed; None where it did not.
         warnings: what is allowed but surely not meant.
         seconds: time it took, that of shared forwards included.
+        copied: gives `saved` in memory of the host, where it is on its way there.
     """
 
     id: str
@@ -35,6 +36,11 @@ class Outcome:
     error: TelepatchError | None = None
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    copied: Callable[[], dict[str, torch.Tensor]] | None = None
+
+    def at_hand(self) -> dict[str, torch.Tensor]:
+        """What was saved, in memory of the host as far as that was begun; may wait for it."""
+        return (self.saved or {}) if self.copied is None else self.copied()
 
     @property
     def record(self) -> ErrorRecord | None:
@@ -63,6 +69,11 @@ def always() -> bool:
     return True
 
 
+def boundless() -> int:
+    """As much at once as goes into a forward."""
+    return 2**31 - 1
+
+
 class Settled:
     """Where it is told how jobs ended."""
 
@@ -76,10 +87,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Desk:
-    """Whom jobs that run talk to."""
+    """Whom jobs that run talk to; `room` says how many tokens of a map go into one turn."""
 
     cancelled: Callable[[], set[str]]
     progress: Progress
     values: Values
     keep: Keep
     settled: Settled
+    room: Callable[[], int] = boundless

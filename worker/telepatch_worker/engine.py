@@ -38,6 +38,7 @@ from telepatch_worker.moments import Part
 from telepatch_worker.named_inputs import NamedInput
 from telepatch_worker.narrow import Look, NarrowHead
 from telepatch_worker.past_price import past_bytes
+from telepatch_worker.pauses import UNBROKEN, Pauses
 from telepatch_worker.plan import Plan, Planner, Task
 from telepatch_worker.requests import Apply, Backward, Forward
 from telepatch_worker.running import Clock, Running, Station, Watch, stopped
@@ -224,19 +225,20 @@ class Engine:
             decode=self._text(),
             together=self._passes.apply and not plan.alone and not plan.grads,
             accord=self.accord,
+            room=desk.room,
         )
 
-    def round(self, runs: Sequence[Running], limits: BatchLimits) -> None:
+    def round(self, runs: Sequence[Running], limits: BatchLimits, pauses: Pauses = UNBROKEN) -> None:
         """Everything that some jobs need next; generations to their ends."""
         for wanted in self.shared(runs, limits):
-            self.forward(wanted)
+            self.forward(wanted, pauses)
         loop = self.generations()
         for run, request, kind in generating(runs):
             loop.add(run, request, kind)
         while loop.busy:
             loop.turn(self.room(limits))
         self.apply(runs)
-        self.backward(runs)
+        self.backward(runs, pauses)
 
     def shared(self, runs: Sequence[Running], limits: BatchLimits) -> list[list[Wanted]]:
         """The forwards that some jobs need next, those together that share one."""
@@ -252,9 +254,9 @@ class Engine:
         with torch.no_grad():
             applying.fulfil(wanted, self.model, self.card)
 
-    def backward(self, runs: Sequence[Running]) -> None:
+    def backward(self, runs: Sequence[Running], pauses: Pauses = UNBROKEN) -> None:
         """The gradients that some jobs need next."""
-        fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)])
+        fulfil([one for run in runs if run.error is None for one in run.wanted if isinstance(one, Backward)], pauses)
 
     def generations(self) -> Generations:
         """A decode loop with nobody in it."""
@@ -281,7 +283,7 @@ class Engine:
         ):
             yield
 
-    def forward(self, wanted: Sequence[Wanted]) -> None:
+    def forward(self, wanted: Sequence[Wanted], pauses: Pauses = UNBROKEN) -> None:
         """One forward over every invoke that takes part in it."""
         leaving = {id(run) for run in stopped(list({id(one.run): one.run for one in wanted}.values()))}
         wanted = [one for one in wanted if id(one.run) not in leaving]
@@ -307,13 +309,13 @@ class Engine:
         fewer, narrow = self._narrowed(wanted, seats, seating) if planned and self._passes.narrow else ({}, ())
         passing = [*(() if seating is None else (seating,)), *narrow]
         inputs = {**batch.inputs, **fewer}
-        watch = Watch([one.run for one in wanted])
-        began = time.perf_counter()
+        watch = pauses.before(Watch([one.run for one in wanted]))
+        began = time.perf_counter() - pauses.taken
         with attention(self.loaded.module, eager=plan.eager):
             self.model.forward(inputs, parts, watch, skips=planned and self._passes.skip, passing=passing)
         jobs = {one.run.plan.id: None for one in wanted}
         place = next(iter(batch.rows.values()))
-        took = time.perf_counter() - began
+        took = time.perf_counter() - pauses.taken - began
         self.meter.forward(Ran(tuple(jobs), place.total, place.total * place.padded, took))
 
     def _narrowed(

@@ -17,12 +17,17 @@ from telepatch_worker.decoding import generating
 from telepatch_worker.desk import Desk, Outcome, always
 from telepatch_worker.parties import Party, Retries
 from telepatch_worker.plan import Plan, Task
-from telepatch_worker.requests import Apply, Backward, Decode
+from telepatch_worker.requests import Apply, Backward, Decode, Turn
 from telepatch_worker.running import Clock, Running
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
 if TYPE_CHECKING:
     from telepatch_worker.engine import BatchLimits, Engine
+
+_LOOPS_SECONDS = 0.2
+"""The part of a turn that loops have together, in which others have to wait."""
+
+_LEAST_SLICE_SECONDS = 0.005
 
 
 @dataclass(eq=False)
@@ -79,13 +84,19 @@ class Floor:
         """The ids of all jobs that were added and have not ended."""
         return [plan.id for plan in (*self._waiting, *self._retries.plans, *(one.plan for one in self._places))]
 
-    def load(self) -> tuple[int, int]:
+    def load(self, *, staying: bool = False) -> tuple[int, int]:
         """How many jobs wait for forwards, and positions that a turn computes: of a generation that has begun one for
-        each row."""
-        going = [one.plan for one in self._places if id(one.run) in self._generations.begun]
-        waiting = [one.plan for one in self._places if id(one.run) not in self._generations.begun]
+        each row.
+
+        Args:
+            staying: count those alone who are not over with this turn.
+        """
+        # one that fills a forward leaves room for others, turn by turn
+        most = (min(self._engine.limits.tokens, self._desk.room()) + 1) // 2
+        places = [one for one in self._places if not staying or _stays(one, most)]
+        going = [one.plan for one in places if id(one.run) in self._generations.begun]
+        waiting = [one.plan for one in places if id(one.run) not in self._generations.begun]
         waiting += [*self._waiting, *self._retries.plans]
-        most = self._engine.limits.tokens // 2  # one that fills a forward leaves room for others, turn by turn
         return len(waiting), sum(plan.rows for plan in going) + sum(min(most, _tokens(plan)) for plan in waiting)
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -99,10 +110,17 @@ class Floor:
     def turn(self) -> None:
         """Everybody's next forwards, then one token for everybody who generates."""
         self._let_in()
+        self._share_out()
         self._crowded = len(self._places) > 1
         swept = [run for group in self._groups() for run in self._forwards(group)]
         self._go_on(swept)
         self._go_on(self._generations.turn(self._engine.room(self._limits)))
+
+    def _share_out(self) -> None:
+        """Loops share the time of a turn that is theirs."""
+        loops = [one.run for one in self._places if _pauses(one.run)]
+        for run in loops:
+            run.context.slice = max(_LEAST_SLICE_SECONDS, _LOOPS_SECONDS / len(loops))
 
     # Who begins
 
@@ -136,7 +154,8 @@ class Floor:
             return True
         everyone = [*present, *plans]
         rows, tokens = sum(plan.rows for plan in everyone), sum(plan.rows * plan.longest for plan in everyone)
-        return rows <= self._limits.rows and (generates or tokens <= self._limits.tokens)
+        # a quarter more than goes into one forward is for those who come when others have filled it
+        return rows <= self._limits.rows * 5 // 4 and (generates or tokens <= self._limits.tokens * 5 // 4)
 
     def _begin(self, party: Party) -> None:
         for plan in party.plans:
@@ -260,3 +279,15 @@ def _guarded(runs: Sequence[Running], action: Callable[[], object]) -> list[Runn
 def _tokens(plan: Plan) -> int:
     """Positions that a job computes in one forward."""
     return plan.rows * plan.longest if plan.generates else plan.price.tokens // max(1, plan.price.passes)
+
+
+def _stays(one: _Place, most: int) -> bool:
+    """Whether a job needs more forwards than the next one."""
+    plan = one.plan
+    more = one.run.done + 1 < plan.price.passes or (plan.splits and plan.price.tokens > most)
+    return plan.generates or more or _pauses(one.run)
+
+
+def _pauses(run: Running) -> bool:
+    """Whether it is in the middle of a loop, and others go first."""
+    return any(isinstance(one, Turn) for one in run.wanted)

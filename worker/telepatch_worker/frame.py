@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,12 +24,13 @@ from telepatch_worker import compound, evaluate, places
 from telepatch_worker.applying import affordable, can_wait
 from telepatch_worker.checkpoints import Shelf
 from telepatch_worker.data import value_of
+from telepatch_worker.desk import boundless
 from telepatch_worker.inputs import Given, given_input
 from telepatch_worker.kernels import index_into
 from telepatch_worker.layout import Rows
 from telepatch_worker.moments import Moment
 from telepatch_worker.plan import Plan
-from telepatch_worker.requests import Forward, Work, at_once, together
+from telepatch_worker.requests import Forward, Turn, Work, at_once, together
 from telepatch_worker.scope_plan import ScopePlan
 from telepatch_worker.tracks import Track, place_track, value_track
 from telepatch_worker.trouble import during
@@ -66,6 +68,9 @@ class Context:
         together: whether modules may be applied together with others, once a forward is over.
         held: bytes of values alive.
         agree: makes a decision that follows from no document the same wherever the job runs.
+        room: tokens of a map that go into one turn, so that others need not wait for long.
+        slice: seconds for which a loop goes on until others have their turns.
+        turned: when it began to.
     """
 
     plan: Plan
@@ -84,6 +89,21 @@ class Context:
     together: bool = False
     held: int = 0
     agree: Callable[[int], int] = int
+    room: Callable[[], int] = boundless
+    slice: float = 0.05
+    turned: float = field(default_factory=time.perf_counter)
+
+    def others_first(self) -> Work[None]:
+        """Let others go first, if it is time."""
+        if self.agree(time.perf_counter() - self.turned >= self.slice):
+            yield [Turn()]
+            self.turned = time.perf_counter()
+
+    def at_once(self) -> int:
+        """Tokens of a map that run at once now."""
+        if self.plan.alone or self.plan.long:
+            return self.tokens
+        return min(self.tokens, self.agree(self.room()))
 
     @property
     def graph(self) -> Graph:
@@ -137,6 +157,7 @@ class Frame:
         self._missing = {name: len(needed) for name, needed in plan.pure.items()}
         self._uses = dict(plan.uses)
         self._waiting: deque[str] = deque()
+        self._pauses = False
         self._inputs: dict[str, Given] = {}
         self._tracks: dict[str, list[Track]] = {}
         self.edits: dict[str, list[tuple[Moment, torch.Tensor, Rows]]] = {}
@@ -145,6 +166,7 @@ class Frame:
         """Evaluate everything, asking for forwards on the way."""
         for name, value in (constants or {}).items():
             self._fixed[name] = self._leaf(name, self.constant(value))
+        self._pauses = True
         self.begin()
         yield from self._between()
         for number in range(len(self.plan.passes)):
@@ -353,11 +375,8 @@ class Frame:
         queue = deque(ready)
         while queue:
             name = queue.popleft()
-            if name in self.plan.between:
-                self._waiting.append(name)
-                continue
             node = self.plan.nodes[name]
-            if name in self.plan.late and self.context.together and isinstance(node, Module) and can_wait(self, node):
+            if name in self.plan.between or (name in self.plan.late and self._waits(node)):
                 self._waiting.append(name)
                 continue
             self.context.pause()
@@ -366,6 +385,13 @@ class Frame:
             self._release(node)
             self._store(node, value)
             queue.extend(self._unblocked(name))
+
+    def _waits(self, node: Node) -> bool:
+        """Whether a node that no forward waits for is better done between forwards: a loop, in which others may have
+        their turns, and a module that may be applied together with others."""
+        if isinstance(node, Module):
+            return self.context.together and can_wait(self, node)
+        return self._pauses
 
     def _inline(self, node: Node) -> Value:
         """The value of a node that needs no forward."""

@@ -107,11 +107,11 @@ class HandingIn:
 
 
 def _completion(outcome: Outcome) -> Completion:
-    assert outcome.saved is not None
+    saved = outcome.at_hand()
     return Completion(
         outcome.id,
-        results.metas(outcome.saved),
-        results.encode(outcome.saved),
+        results.metas(saved),
+        results.encode(saved),
         warnings=outcome.warnings,
         seconds=outcome.seconds,
     )

@@ -41,6 +41,7 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent, reader: Reader) -> 
         results=await _values(job, lane, recent),
         checkpoint=await lane.last_checkpoint(job),
         spent=job.spent,
+        timeout_seconds=job.timeout_seconds,
         data={digest: await _columns(job, digest, lane, recent) for digest in job.data},
     )
 

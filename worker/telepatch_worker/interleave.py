@@ -115,10 +115,17 @@ class Interleaved:
             run.end()
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Other forwards, in the middle of one."""
+        with self._interleaver.aside():
+            yield
+
+    @contextmanager
     def _opened(self, parts: Sequence[Part]) -> Iterator[None]:
         """Let the modules whose operations a job names run by their instrumented forwards."""
         places = {moment.place for part in parts for moment in part.moments if moment.place.port.startswith("source.")}
         states = {path: self._state(path) for path in {place.path for place in places}}
+        before = {path: state.body for path, state in states.items()}
         try:
             for path, state in states.items():
                 if path not in self._instrumented:
@@ -127,8 +134,8 @@ class Interleaved:
             self._interleaver.functions = {base for place in places for base in _functions(place)}
             yield
         finally:
-            for state in states.values():
-                state.body = state.original
+            for path, state in states.items():
+                state.body = before[path]
 
     def _state(self, path: str) -> source.State:
         state: source.State = self.module.get_submodule(path).__dict__[source.STATE]

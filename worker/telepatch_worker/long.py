@@ -7,6 +7,7 @@ from collections import deque
 
 from telepatch_worker import checkpoints
 from telepatch_worker.engine import Desk, Engine, Outcome, Task
+from telepatch_worker.pauses import UNBROKEN, Breaks, Pauses
 from telepatch_worker.running import Running
 from telepatch_worker.trouble import as_job_error, bare, is_memory
 
@@ -19,11 +20,13 @@ class Turns:
     Args:
         engine: that runs them; nothing else runs on it during a turn.
         desk: whom they talk to.
+        pauses: offered in the middle of a step.
     """
 
-    def __init__(self, engine: Engine, desk: Desk) -> None:
+    def __init__(self, engine: Engine, desk: Desk, pauses: Pauses = UNBROKEN) -> None:
         self._engine = engine
         self._desk = desk
+        self._pauses = pauses
         self._jobs: deque[LongJob] = deque()
 
     def __len__(self) -> int:
@@ -32,7 +35,7 @@ class Turns:
     def add(self, task: Task) -> None:
         """One more; a job that cannot run fails at once."""
         try:
-            self._jobs.append(LongJob(self._engine, task, self._desk))
+            self._jobs.append(LongJob(self._engine, task, self._desk, self._pauses))
         except Exception as error:
             self._desk.settled.add(Outcome(task.id, None, bare(as_job_error(error))))
 
@@ -84,12 +87,14 @@ class LongJob:
         engine: that runs it.
         task: the job.
         desk: whom it talks to.
+        pauses: offered in the middle of a step.
     """
 
-    def __init__(self, engine: Engine, task: Task, desk: Desk) -> None:
+    def __init__(self, engine: Engine, task: Task, desk: Desk, pauses: Pauses = UNBROKEN) -> None:
         self._engine = engine
         self._desk = desk
         self._plan = engine.plan(task)
+        self._pauses = UNBROKEN if self._plan.eager else pauses  # the others' forwards are not to run under it
         self._limits = engine.limits
         self._run: Running | None = None
         self._left = 0.0
@@ -180,7 +185,7 @@ class LongJob:
     def _go_on(self, run: Running) -> None:
         try:
             if run.wanted:
-                self._engine.round([run], self._limits)
+                self._engine.round([run], self._limits, Breaks(self._pauses, run.clock))
             run.advance()
         except Exception as error:
             run.fail(as_job_error(error, "the model"))

@@ -60,11 +60,11 @@ class Elements:
     def _filled(self, sized: Iterable[tuple[tuple[int, int], int]]) -> Iterator[list[int]]:
         context = self._frame.context
         chunk: list[int] = []
-        rows = longest = 0
+        rows, longest, most = 0, 0, context.at_once()
         for (own, length), at in sized:
-            if chunk and ((rows + own) > context.rows or (rows + own) * max(longest, length) > context.tokens):
+            if chunk and ((rows + own) > context.rows or (rows + own) * max(longest, length) > most):
                 yield chunk
-                chunk, rows, longest = [], 0, 0
+                chunk, rows, longest, most = [], 0, 0, context.at_once()
             chunk.append(at)
             rows, longest = rows + own, max(longest, length)
         if chunk:

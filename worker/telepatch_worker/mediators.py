@@ -7,7 +7,8 @@ order of their jobs, and ends the forward as soon as nobody waits for anything m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -107,7 +108,8 @@ class Mediator(interleaver.Mediator):
 
     def handle(self, provider: str, value: Any) -> Any:
         """Serve one moment; more at this visit follow when it is this invoke's turn again."""
-        assert self.pending is not None
+        if self.pending is None:  # another invoke of its job has failed at this very visit
+            return value
         moment: Moment = self.pending.value
         batcher: _Batcher = self.interleaver.batcher
         try:
@@ -208,6 +210,20 @@ class Interleaver(interleaver.Interleaver):
         self.sourced.clear()
         self._walkers = []
         self._dropped = tuple
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Put the forward that is under way aside, for others that come to their ends in the block."""
+        kept = dict(vars(self))
+        self.mediators, self.observers, self.parked = [], {}, set()
+        self.counts, self.sourced = {}, {}
+        self.batcher, self.interleaving, self.busy = None, False, False
+        self._walkers, self._dropped, self._then = [], tuple, "stop"
+        self.functions, self.skips, self.passing = set(), None, ()
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
     def drop(self, owner: object) -> None:
         """Let everything of one owner take no further part."""

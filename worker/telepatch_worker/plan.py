@@ -47,6 +47,7 @@ class Task:
         data: the columns that ``{data: sha256}`` constants name, by digest and name.
         checkpoint: of its fits, where an earlier attempt came so far.
         spent: seconds that it took to come there.
+        timeout_seconds: how long it may compute, if that is less than what the model allows.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Task:
     data: Mapping[str, Columns] = field(default_factory=dict)
     checkpoint: bytes = b""
     spent: float = 0.0
+    timeout_seconds: float | None = None
 
     def begun(self, checkpoint: bytes, spent: float) -> Task:
         """The same, from a checkpoint on."""

@@ -140,7 +140,7 @@ def at_once(work: Work[T]) -> T:
     """The result of work that needs nothing."""
     iterator: Iterator[list[Request]] = work
     try:
-        while not next(iterator):
+        while all(isinstance(one, Turn) for one in next(iterator)):
             pass
     except StopIteration as end:
         result: T = end.value

@@ -11,6 +11,7 @@ from safetensors.torch import save as write
 
 from telepatch_protocol.errors import ProtocolError
 from telepatch_protocol.jobs import SavedMeta
+from telepatch_protocol.printable import short
 
 
 def encode(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -39,7 +40,7 @@ def decode(data: bytes) -> dict[str, torch.Tensor]:
     try:
         return read(data)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ProtocolError(f"the attached tensors are no safetensors file: {error}") from None
+        raise ProtocolError(f"the attached tensors are no safetensors file: {short(str(error), 300)}") from None
 
 
 def metas(tensors: Mapping[str, torch.Tensor]) -> dict[str, SavedMeta]:

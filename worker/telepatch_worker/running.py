@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from telepatch_protocol.errors import Cancelled, TelepatchError, TimeLimit
 from telepatch_worker import checkpoints
 from telepatch_worker.accord import ALONE, Accord
 from telepatch_worker.checkpoints import Keep, Shelf
+from telepatch_worker.desk import boundless
 from telepatch_worker.frame import Context, Frame, Model
 from telepatch_worker.layout import Rows
 from telepatch_worker.moments import Moment
@@ -56,6 +58,7 @@ class Running:
         keep: told the checkpoints of its fits now and then.
         together: whether it may apply modules together with others.
         accord: with those who run the same job on other shards of the model.
+        room: tokens of a map that go into one turn.
     """
 
     def __init__(
@@ -74,18 +77,20 @@ class Running:
         keep: Keep,
         together: bool = True,
         accord: Accord = ALONE,
+        room: Callable[[], int] = boundless,
     ) -> None:
         self.plan = plan
         self.accord = accord
         self.clock = clock
         self.cancelled = cancelled
-        self.limit = card.limits.max_fit_seconds if plan.long else card.limits.max_seconds
+        self.limit = min(plan.task.timeout_seconds or math.inf, card.limits.seconds(long=plan.long))
         self._keep = keep
         self._written = time.perf_counter()
         self.shelf = Shelf(checkpoints.decode(plan.task.checkpoint))
         self.own = plan.task.spent
         self._with_others = 0.0
         self._since: float | None = clock.shared()
+        self._busy: float | None = None
         self.done = 0
         self.wanted: list[Request] = []
         self.error: TelepatchError | None = None
@@ -106,6 +111,7 @@ class Running:
             warnings=self.warnings,
             together=together,
             agree=accord.say,
+            room=room,
         )
         self._frame = Frame(plan.root, context)
         self._work = self._frame.run(plan.task.graph.constants)
@@ -113,7 +119,10 @@ class Running:
     @property
     def seconds(self) -> float:
         """Time that the job has taken: its own, and that of the forwards, on earlier workers too."""
-        here = 0.0 if self._since is None else self.clock.shared() - self._since
+        if self._since is not None:
+            here = self.clock.shared() - self._since
+        else:
+            here = 0.0 if self._busy is None else time.perf_counter() - self._busy
         return self._with_others + here + self.own
 
     @property
@@ -196,17 +205,20 @@ class Running:
         if verdict == CANCELLED:
             return Cancelled(f"job {self.plan.id} was cancelled while it ran")
         if verdict == OVER_TIME:
-            return TimeLimit(f"the job ran for {self.seconds:.1f} s; the limit of this model is {self.limit:g} s")
+            own = self.plan.task.timeout_seconds == self.limit
+            whose = "it was given" if own else "the limit of this model is"
+            return TimeLimit(f"the job ran for {self.seconds:.1f} s; {whose} {self.limit:g} s")
         return None
 
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Time that the job spends on its own values."""
-        began = time.perf_counter()
+        self._busy = began = time.perf_counter()
         try:
             yield
         finally:
             took = time.perf_counter() - began
+            self._busy = None
             self.own += took
             self.clock.spent += took
 

@@ -12,7 +12,7 @@ from telepatch_protocol.causality import Pass, Schedule
 from telepatch_protocol.checked import Key, Scope
 from telepatch_protocol.closing import SAMPLED
 from telepatch_protocol.generating import FIRST
-from telepatch_protocol.graph import Arg, Fit, Generating, Get, Grad, Invoke, Map, Module, Node, Repeat, Set
+from telepatch_protocol.graph import Arg, Cond, Fit, Generating, Get, Grad, Invoke, Map, Module, Node, Repeat, Set
 from telepatch_protocol.inputs import Input
 from telepatch_protocol.order import given_to, refs_of
 from telepatch_protocol.sites import Found
@@ -38,7 +38,7 @@ class ScopePlan:
         kept: nodes whose values are outputs.
         between: nodes that happen only between forwards.
         differentiated: nodes through whose values gradients flow.
-        late: modules for whose values no forward waits.
+        late: modules and nodes with sub-graphs for whose values no forward waits.
         beside: nodes that happen side by side where several wait, so that fits share streams.
     """
 
@@ -178,19 +178,22 @@ def _planned(
         kept=outputs | again,
         between=between,
         differentiated=_differentiated(nodes, needs, outputs if outer else frozenset(), scope),
-        late=_late(nodes, needs, scope) if passes else frozenset(),
+        late=_late(nodes, needs, scope, modules=bool(passes)),
         beside=frozenset(name for name, node in nodes.items() if _fits(node)),
     )
 
 
-def _late(nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], scope: Scope) -> frozenset[str]:
-    """Modules that are applied to values on which nothing depends that happens in a forward."""
-    modules = {name for name, node in nodes.items() if isinstance(node, Module)}
-    if not modules:
+def _late(
+    nodes: Mapping[str, Node], needs: Mapping[str, frozenset[str]], scope: Scope, *, modules: bool
+) -> frozenset[str]:
+    """Loops, and modules that are applied to values, on which nothing depends that happens in a forward."""
+    kinds = (Map, Repeat, Cond, Module) if modules else (Map, Repeat, Cond)
+    found = {name for name, node in nodes.items() if isinstance(node, kinds)}
+    if not found:
         return frozenset()
     early = {name for node, found in needs.items() if _at_a_place(nodes[node], scope) for name in found}
     early |= {ref.id for invoke in scope.invokes.values() for ref in given_to(invoke) if ref.id in nodes}
-    return frozenset(modules - _with_needs(early, needs))
+    return frozenset(found - _with_needs(early, needs))
 
 
 def _with_needs(names: Iterable[str], needs: Mapping[str, frozenset[str]]) -> set[str]:

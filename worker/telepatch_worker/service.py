@@ -149,7 +149,14 @@ def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
     lane_options = {"result_seconds": settings.result_seconds, "record_seconds": settings.record_seconds}
 
     def fetch_model(model: str) -> str:
-        """Fetch and convert the weights of a card, so that a worker that serves it starts at once."""
+        """Fetch and convert the weights of a card, so that a worker that serves it starts at once.
+
+        Raises:
+            BadArgument: not the model of this worker, nor one by its id. Who can write to the queue may name neither a
+                file nor, with it, a loader.
+        """
+        if model != settings.model and model not in (known := read_cards(settings.models)):
+            raise BadArgument(f"no model card {model!r} in {settings.models}; there are: {', '.join(known)}")
         file = card_of(settings.model_copy(update={"model": model}))
         return str(prepare(file, settings.cache, token_file=settings.token_file).folder or "")
 

@@ -19,6 +19,7 @@ from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
+from telepatch_worker.copies import Copies
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.floor import Floor
 from telepatch_worker.handing_in import HandingIn
@@ -26,10 +27,12 @@ from telepatch_worker.intake import task_of
 from telepatch_worker.keeping import Keeper
 from telepatch_worker.lead import Lead
 from telepatch_worker.long import LongJob, Turns
+from telepatch_worker.pace import Pace
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
 from telepatch_worker.trouble import as_job_error
+from telepatch_worker.visitors import Visitors
 from telepatch_worker.watching import Watching
 
 T = TypeVar("T")
@@ -42,7 +45,11 @@ _LONGEST_TURN_SECONDS = 1.0
 _PUT_DOWN_SECONDS = 5.0
 _AHEAD = 0.6
 """The part of a turn, by the length of the last one, after which jobs for the next one are taken."""
+_VISIT_SECONDS = 0.03
+"""How often it is looked for new jobs while a job trains."""
 _SHORT_SECONDS = 0.05
+_NEWCOMERS = 16
+"""Jobs that are taken, where others have filled a worker, of people who have nothing there."""
 _LOOK_SECONDS = 0.005
 """Turns of the floor follow one another for so long before it is looked whether there are new jobs."""
 
@@ -80,6 +87,7 @@ class Serving:
         self._mine: dict[str, TakenJob] = {}
         self._lost: set[str] = set()
         self._storing: set[str] = set()
+        self._copies = Copies(engine.loaded.device)
         self._handing_in = HandingIn(lane, worker, self, self._spawn)
         self._streams = Streams(self._tell_values, self._spawn)
         self._stop = asyncio.Event()
@@ -88,7 +96,9 @@ class Serving:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._keeper = Keeper(lane, worker, self._spawn)
         self._floor: Floor | None = None
+        self._visitors = Visitors(lambda: self._floor, engine.model.aside)
         self._long: Turns | None = None
+        self._pace = Pace(settings.worker_batch_tokens, settings.worker_turn_seconds)
         self._took = 0.0
         self._last = 0.0
         self._next: dict[str, Task] = {}
@@ -142,28 +152,34 @@ class Serving:
             await self._long_turn(self._long)
 
     async def _take(self) -> Sequence[TakenJob]:
-        """Jobs for which there is room beside those in hand."""
-        settings = self.settings
+        """Jobs for which there is room beside those in hand; where there is none, of people who have nothing there."""
+        settings, room = self.settings, self._pace.room
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         waiting += len(self._next)
         tokens += self._ahead_tokens()
-        # results of jobs that have ended wait in memory: they count, so that there are never many
-        jobs = min(settings.worker_batch_jobs - waiting, 2 * settings.worker_batch_jobs - len(self._storing))
         idle = not self._long and not self._on_the_floor and not self._next
-        if jobs < 1 or tokens >= settings.worker_batch_tokens:
+        # results of jobs that have ended wait in memory: they count, so that there are never many
+        most = 2 * settings.worker_batch_jobs - len(self._storing)
+        if most < 1:
             if idle:
                 await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
             return ()
+        full = waiting >= settings.worker_batch_jobs or tokens >= room
         return await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=jobs,
-            max_tokens=settings.worker_batch_tokens - tokens,
+            max_jobs=min(most, _NEWCOMERS if full else settings.worker_batch_jobs - waiting),
+            max_tokens=room // 4 if full else room - tokens,
             max_long=0 if self._long else 1,
+            others_than=self._people() if full else (),
             slice_seconds=settings.worker_slice_seconds,
             lease_seconds=settings.worker_lease_seconds,
             wait_seconds=_WAIT_SECONDS if idle else 0.0,
         )
+
+    def _people(self) -> set[str]:
+        """Whose jobs are in hand, those that train apart."""
+        return {job.person for job in self._mine.values() if job.lane == "interactive"}
 
     async def _ahead(self, computing: asyncio.Task[None]) -> None:
         """While a forward runs that takes a while, take and read jobs for the next one."""
@@ -177,21 +193,28 @@ class Serving:
         return sum(job.cost for id, job in self._mine.items() if id in self._next)
 
     async def _take_ahead(self) -> None:
+        """Most of what the next turn may hold beside those who stay; the rest is for those who come meanwhile."""
         settings = self.settings
+        staying, tokens = (0, 0) if self._floor is None else self._floor.load(staying=True)
+        jobs, left = settings.worker_batch_jobs - staying, self._pace.room * 3 // 4 - tokens
+        if jobs < 1 or left < 1:
+            return
         taken = await self.lane.take(
             self.model,
             self.worker,
-            max_jobs=max(1, settings.worker_batch_jobs - len(self._storing)),
-            max_tokens=settings.worker_batch_tokens,
+            max_jobs=max(1, jobs - len(self._storing)),
+            max_tokens=left,
             max_long=0,
             lease_seconds=settings.worker_lease_seconds,
         )
         self._next |= {task.id: task for task in await self._read(taken)}
 
     async def _receive(self, taken: Sequence[TakenJob]) -> None:
-        """Take in hand what was taken at once, and what was taken ahead."""
+        """Take in hand what was taken at once, and what was taken ahead and not cancelled since."""
         tasks = [*self._next.values(), *await self._read(taken)]
         self._next = {}
+        self._let_go(task.id for task in tasks if task.id in self._lost)
+        tasks = [task for task in tasks if task.id in self._mine]
         if not tasks:
             return
         try:
@@ -229,23 +252,34 @@ class Serving:
 
     async def _admit(self, tasks: Sequence[Task]) -> None:
         """Jobs that run together, onto the floor."""
-        if tasks and self._floor is None:
+        if tasks:
+            self._visitors.seen()
+            await self._in_thread(self._opened().add, tasks)
+
+    def _opened(self) -> Floor:
+        """The floor."""
+        if self._floor is None:
             self._floor = self._lead.floor(self.engine, self._desk(), proceed=lambda: not self._stop.is_set())
-        if tasks and self._floor is not None:
-            await self._in_thread(self._floor.add, tasks)
+        return self._floor
 
     async def _compute(self) -> None:
         """Let the floor go on, in the engine's thread; what ends there is handed in from here."""
-        assert self._floor is not None
+        _, tokens = self._opened().load()
         began = time.perf_counter()
         try:
-            await self._in_thread(_turns, self._floor)
+            await self._in_thread(_turns, self._opened())
         except BaseException:
-            self._let_go(self._floor.jobs)
-            self._floor = None
+            self._close()
             raise
         self._last = time.perf_counter() - began
+        self._pace.took(tokens, self._last)
         self._took += self._last
+
+    def _close(self) -> None:
+        """Something of ours has gone wrong with the floor: nobody there goes on."""
+        if self._floor is not None:
+            self._let_go(self._floor.jobs)
+        self._floor = None
 
     def _let_go(self, jobs: Iterable[str]) -> None:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
@@ -261,7 +295,7 @@ class Serving:
     async def _begin(self, tasks: Sequence[Task]) -> None:
         """Take jobs in hand that run in turns."""
         if tasks and self._long is None:
-            self._long = self._lead.turns(self.engine, self._desk())
+            self._long = self._lead.turns(self.engine, self._desk(), self._visitors)
         for task in tasks:
             assert self._long is not None
             await self._in_thread(self._long.add, task)
@@ -270,7 +304,10 @@ class Serving:
         """Let one of them go on for about as long as the others' last turns took."""
         seconds = min(max(self._took, _TURN_SECONDS), _LONGEST_TURN_SECONDS)
         self._took = 0.0
-        job = await self._in_thread(long.turn, seconds)
+        self._opened()
+        going = asyncio.create_task(self._in_thread(long.turn, seconds))
+        await self._let_in(going)
+        job = await going
         if job is None:
             return
         if job.ready:
@@ -280,6 +317,25 @@ class Serving:
                 long.ask(job)
             else:
                 long.another_slice(job)
+
+    async def _let_in(self, going: asyncio.Task[Any]) -> None:
+        """While a job trains, take others' jobs for the pauses that it makes."""
+        visitors = self._visitors
+        before = visitors.took
+        try:
+            while not (await asyncio.wait({going}, timeout=_VISIT_SECONDS))[0]:
+                if not self._stop.is_set() and not self._next and not len(visitors):
+                    await self._safely(self._take_ahead())
+                    visitors.come(self._next.values())
+                    self._next = {}
+        finally:
+            await asyncio.wait({going})
+            self._next |= {task.id: task for task in visitors.left()}
+            self._took += visitors.took - before
+            if visitors.fault is not None:
+                self._close()
+                fault, visitors.fault = visitors.fault, None
+                raise fault
 
     async def _make_room(self, long: Turns, job: LongJob) -> None:
         """Write down how far a job has come, and give it back: it goes on once its owner's turn has come again."""
@@ -303,12 +359,14 @@ class Serving:
 
     def _desk(self) -> Desk:
         """Where jobs are heard that run in the engine's thread."""
+        ended = self._from_thread(self._ended)
         return Desk(
             cancelled=self._leaving,
             progress=self._from_thread(self._tell),
             values=self._from_thread(self._streams.add),
             keep=self._from_thread(self._keeper.keep),
-            settled=Settled(self._from_thread(self._ended)),
+            settled=Settled(lambda outcome: ended(self._copies.begin(outcome))),
+            room=lambda: self._pace.room,
         )
 
     def _from_thread(self, heard: Callable[..., None]) -> Callable[..., None]:

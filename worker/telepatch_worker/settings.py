@@ -36,6 +36,8 @@ class Settings(Variables):
         worker_batch_jobs: the most jobs in hand that wait for forwards; generations that have begun do not count.
         worker_batch_tokens: the most tokens of the jobs in hand in one turn, and in one forward with padding.
         worker_batch_rows: the most rows of one forward.
+        worker_turn_seconds: how long a turn of everybody in hand shall take at the most; what it holds is learned from
+            the turns before, so that whoever comes in the middle of one does not wait for long.
         worker_slice_seconds: how long a job that trains goes on until others that train have their turn.
         worker_lease_seconds: how long after the death of a worker its jobs go to others.
         worker_cache_bytes: memory for the keys and values of generations; None takes half of what is free on a GPU once
@@ -66,6 +68,7 @@ class Settings(Variables):
     worker_batch_jobs: int = Field(default=128, ge=1)
     worker_batch_tokens: int = Field(default=4096, ge=1)
     worker_batch_rows: int = Field(default=256, ge=1)
+    worker_turn_seconds: float = Field(default=0.5, gt=0)
     worker_slice_seconds: float = Field(default=30.0, gt=0)
     worker_lease_seconds: float = Field(default=10.0, ge=0.5)
     worker_cache_bytes: int | None = Field(default=None, ge=1)

@@ -46,6 +46,7 @@ def _words(task: Task, tensors: list[torch.Tensor]) -> _Words:
         },
         "checkpoint": at(torch.frombuffer(bytearray(task.checkpoint), dtype=torch.uint8)) if task.checkpoint else "",
         "spent": task.spent,
+        "timeout_seconds": task.timeout_seconds,
     }
 
 
@@ -67,6 +68,7 @@ def _task(words: _Words, tensors: dict[str, torch.Tensor]) -> Task:
         },
         checkpoint=tensors[words["checkpoint"]].numpy().tobytes() if words["checkpoint"] else b"",
         spent=words["spent"],
+        timeout_seconds=words["timeout_seconds"],
     )
 
 

@@ -5,5 +5,10 @@ if not job or job.state ~= 'running' or job.worker ~= ARGV[2] then return 0 end
 local before = redis.call('HGET', job_key(job.id), 'checkpoint')
 redis.call('HSET', job_key(job.id), 'checkpoint', ARGV[3], 'attempts', 1, 'spent', ARGV[4])
 redis.call('ZREM', GARBAGE, ARGV[3])
+if job.lane == 'long' then
+  local seconds = math.max(0, tonumber(ARGV[4]) - (tonumber(job.charged) or 0))
+  account(job.person, at, 'us', math.floor(seconds * 1e6 + 0.5))
+  redis.call('HSET', job_key(job.id), 'charged', ARGV[4], 'since', at)
+end
 if before and before ~= ARGV[3] then discard_blob(before, at + GRACE) end
 return 1

@@ -5,10 +5,13 @@
 local EVENTS_KEPT = 10000
 local EVENTS_KEPT_FOR = 7 * 24 * 3600 * 1000
 local GRACE = 60 * 1000
+local DAY = 24 * 3600 * 1000
+local USAGE_KEPT = 400 * DAY
 
 local EXPIRY, GARBAGE, USES, MODELS =
   'telepatch:expiry', 'telepatch:garbage', 'telepatch:uses', 'telepatch:models'
 local UPLOADED, UNFINISHED, OWED = 'telepatch:uploaded', 'telepatch:unfinished', 'telepatch:owed'
+local UNENDED, PROMISED, STORED = 'telepatch:unended', 'telepatch:promised', 'telepatch:stored'
 local ENDED = { completed = true, failed = true, cancelled = true }
 
 local function job_key(id) return 'telepatch:job:' .. id end
@@ -17,17 +20,31 @@ local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. wh
 
 -- What each of a model's two lanes has for itself: people, served, clock, and a queue for each person.
 local function line_key(model, lane, what) return lane_key(model, lane == 'long' and 'long:' .. what or what) end
-local function queue_key(job) return line_key(job.model, job.lane, 'queue:' .. job.person) end
+
+-- A person's queue in a lane is three lists, the first to be served first. A job of high priority counts for more, and as
+-- long as one waits, its owner is a little ahead of the others: by so many tokens, or milliseconds.
+local PRIORITIES = { 'high', 'normal', 'low' }
+local LISTS = { high = 'high:', normal = 'queue:', low = 'low:' }
+local COUNTS_FOR, HEAD_START = { high = 4 }, { [''] = 4096, long = 30000 }
+local function list_key(job, priority) return line_key(job.model, job.lane, LISTS[priority] .. job.person) end
+local function priority_of(job) return job.priority and job.priority ~= '' and job.priority or 'normal' end
+local function queue_key(job) return list_key(job, priority_of(job)) end
 local function person_key(person, what) return 'telepatch:person:' .. person .. ':' .. what end
 
 local function upload_key(person, digest) return person_key(person, 'upload:' .. digest) end
 
+-- The same all through a script.
+local time_now
 local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if not time_now then
+    local time = redis.call('TIME')
+    time_now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  return time_now
 end
 
-local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data' }
+local FIELDS = { 'person', 'model', 'lane', 'state', 'worker', 'cost', 'alone', 'group', 'attempts', 'parents', 'keep', 'uses', 'data',
+  'promised', 'charged', 'since', 'priority' }
 
 -- What scripts need to know of a job, or nil if there is no such job.
 local function read(id)
@@ -55,9 +72,43 @@ end
 
 -- What happened so far, for those who watch: attempts, reclaimed, and failed:CODE.
 local function tell(model, what) redis.call('HINCRBY', lane_key(model, 'totals'), what, 1) end
+-- What a person has used up today (UTC), as whole numbers, for the accounts that usage.py reads.
+local function account(person, at, what, amount)
+  local key = person_key(person, 'usage:' .. math.floor(at / DAY))
+  if redis.call('HINCRBY', key, what, string.format('%.0f', amount)) ~= amount then return end
+  redis.call('PEXPIRE', key, USAGE_KEPT)
+  redis.call('SADD', 'telepatch:people', person)
+end
+
+-- Jobs of the interactive lane that are with one worker share its time. Its clock runs at the speed that each of them gets,
+-- so what a job comes to is the difference of two readings, and all of them together come to the time that went by.
+local function clock_of(worker, change, at)
+  local key = 'telepatch:clock:' .. worker
+  local jobs, time, seen = string.match(redis.call('GET', key) or '', '^(%d+) ([%d.]+) (%d+)$')
+  jobs, time = tonumber(jobs or 0), tonumber(time or 0)
+  if jobs > 0 then time = time + (at - tonumber(seen)) / jobs end
+  if jobs + change > 0 then
+    redis.call('SET', key, string.format('%d %.3f %d', jobs + change, time, at))
+  else
+    redis.call('DEL', key)
+  end
+  return time
+end
+
+local function start_clock(job, at)
+  local since = job.lane == 'long' and at or clock_of(job.worker, 1, at)
+  redis.call('HSET', job_key(job.id), 'since', string.format('%.3f', since))
+end
+
+local function stop_clock(job, at)
+  if job.since == '' then return end
+  local time = job.lane == 'long' and at or clock_of(job.worker, -1, at)
+  job.share = math.max(0, time - tonumber(job.since)) / 1000
+end
 
 -- Numbers of waiting, queued and running jobs are those of now; of ended jobs, since ever.
 local function move(job, state)
+  if state == 'running' then start_clock(job, now()) elseif job.state == 'running' then stop_clock(job, now()) end
   local counts = lane_key(job.model, 'counts')
   if job.state ~= '' then redis.call('HINCRBY', counts, job.state, -1) end
   redis.call('HINCRBY', counts, state, 1)
@@ -70,11 +121,15 @@ local function wake(model)
   if redis.call('LLEN', key) == 0 then redis.call('RPUSH', key, '1') end
 end
 
--- About how many jobs go first: people take turns, so `index` of one's own wait for as many of everybody else.
+-- About how many jobs go first: people take turns, so those of one's own that do wait for as many of everybody else.
 local function position(job, index)
   local people = line_key(job.model, job.lane, 'people')
   local queued = tonumber(redis.call('HGET', lane_key(job.model, 'counts'), 'queued') or 1)
   local rank = redis.call('ZRANK', people, job.person) or 0
+  for _, priority in ipairs(PRIORITIES) do
+    if priority == priority_of(job) then break end
+    index = index + redis.call('LLEN', list_key(job, priority))
+  end
   return math.max(0, math.min(queued - 1, index * redis.call('ZCARD', people) + rank))
 end
 
@@ -92,8 +147,22 @@ local function enter(job)
   redis.call('ZREM', line_key(job.model, job.lane, 'served'), job.person)
 end
 
+-- Somebody's first job of high priority has come, or the last one has gone.
+local function hurry(job, length)
+  if priority_of(job) ~= 'high' or length ~= 1 then return end
+  redis.call('ZINCRBY', line_key(job.model, job.lane, 'people'), -HEAD_START[job.lane], job.person)
+end
+
+local function hurry_no_more(job)
+  if priority_of(job) ~= 'high' or redis.call('EXISTS', queue_key(job)) == 1 then return end
+  redis.call('ZINCRBY', line_key(job.model, job.lane, 'people'), HEAD_START[job.lane], job.person)
+end
+
 local function leave_if_idle(job)
-  if redis.call('EXISTS', queue_key(job)) == 1 then return end
+  hurry_no_more(job)
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', list_key(job, priority)) == 1 then return end
+  end
   local people = line_key(job.model, job.lane, 'people')
   local time = redis.call('ZSCORE', people, job.person)
   if time then redis.call('ZADD', line_key(job.model, job.lane, 'served'), time, job.person) end
@@ -103,6 +172,7 @@ end
 local function enqueue(job, at, front)
   local length = redis.call(front and 'LPUSH' or 'RPUSH', queue_key(job), job.id)
   enter(job)
+  hurry(job, length)
   move(job, 'queued')
   redis.call('HSET', job_key(job.id), 'queued', at)
   event(job, 'queued', at, cjson.encode({ position = position(job, front and 0 or length - 1) }))
@@ -146,6 +216,25 @@ local function discard_parts(key, at, kept)
   redis.call('DEL', key .. ':parts')
 end
 
+-- What an ended job has come to, and what it was to come to. `told`: seconds that it ran, as its worker says, which counts
+-- for as much as it shared with others; of a job that trains, less what its checkpoints have accounted for.
+local function settle(job, at)
+  if job.promised ~= '' then
+    redis.call('HINCRBY', UNENDED, job.person, -1)
+    if job.promised ~= '0' then redis.call('HINCRBY', PROMISED, job.person, '-' .. job.promised) end
+  end
+  local seconds = job.share
+  if job.told and job.lane == 'long' then
+    seconds = math.max(0, job.told - (tonumber(job.charged) or 0))
+  elseif job.told and job.told > 0 then
+    seconds = math.min(job.share or job.told, job.told)
+  end
+  if not seconds then return end
+  account(job.person, at, 'jobs', 1)
+  account(job.person, at, 'us', math.floor(seconds * 1e6 + 0.5))
+  if job.bytes then account(job.person, at, 'bytes', job.bytes) end
+end
+
 -- Ends a job that has not ended: nothing but its record, its result and its place in the person's list stays.
 local function close(job, state, at, data)
   if job.state == 'queued' then
@@ -155,10 +244,12 @@ local function close(job, state, at, data)
     redis.call('ZREM', lane_key(job.model, 'leases'), job.id)
   end
   move(job, state)
+  settle(job, at)
   redis.call('HSET', job_key(job.id), 'ended', at)
   local checkpoint = redis.call('HGET', job_key(job.id), 'checkpoint')
   if checkpoint then discard_blob(checkpoint, at + GRACE) end
-  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent')
+  redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent',
+    'promised', 'charged', 'since')
   for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)

@@ -7,7 +7,9 @@ if not job or job.worker ~= worker then return 0 end
 if job.state == 'completed' then return 1 end
 if job.state ~= 'running' then return 0 end
 
-redis.call('HSET', job_key(id), 'saves', saves, 'bytes', bytes)
+redis.call('HSET', job_key(id), 'saves', saves, 'bytes', bytes, 'stored', bytes)
+redis.call('HINCRBY', STORED, job.person, bytes)
+job.bytes, job.told = tonumber(bytes), tonumber(ARGV[8])
 if blob ~= '' then
   redis.call('HSET', job_key(id), 'blob', blob)
   redis.call('ZREM', GARBAGE, blob)

@@ -5,7 +5,9 @@ local ids = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', at, 'LIMIT', 0, ARGV[1])
 
 local function drop_result(id, blob)
   redis.call('HSET', job_key(id), 'expired', '1')
-  redis.call('HDEL', job_key(id), 'inline', 'blob')
+  local person, stored = unpack(redis.call('HMGET', job_key(id), 'person', 'stored'))
+  if stored and stored ~= '0' then redis.call('HINCRBY', STORED, person, '-' .. stored) end
+  redis.call('HDEL', job_key(id), 'inline', 'blob', 'stored')
   if blob then discard_blob(blob, at + GRACE) end
   redis.call('HSET', job_key(id), 'dropped', '1')
   redis.call('ZADD', EXPIRY, at + tonumber(ARGV[2]), id)

@@ -6,6 +6,7 @@ if job.state == 'failed' then return 1 end
 if job.state ~= 'running' then return 0 end
 
 remember_run(id, ARGV[4], ARGV[5])
+job.told = tonumber(ARGV[5])
 close_failed(job, at, record)
 fail_children(id, at, 'failed: ' .. cjson.decode(record).detail)
 return 1

@@ -17,6 +17,7 @@ from telepatch.cli.service import Key, Service, Url
 from telepatch_protocol import tensors, wire
 from telepatch_protocol.errors import from_record
 from telepatch_protocol.jobs import ENDED, Accepted, JobSpec, JobStatus, Submission, SubmissionAnswer, new_job_id
+from telepatch_protocol.printable import printable
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -107,7 +108,7 @@ def _submit(service: Service, submission: Submission) -> Accepted:
     if accepted.error is not None:
         raise from_record(accepted.error)
     for warning in accepted.warnings:
-        typer.echo(f"telepatch: {warning}", err=True)
+        typer.echo(f"telepatch: {printable(warning)}", err=True)
     return accepted
 
 
@@ -135,7 +136,7 @@ def _show(service: Service, job: str, out: Path | None, as_json: bool) -> None:
         out.write_bytes(data)
     for name, tensor in tensors.decode(data).items():
         shape = ", ".join(map(str, tensor.array.shape))
-        typer.echo(f"{name}: {tensor.dtype} ({shape})")
+        typer.echo(f"{printable(name, lines=False)}: {tensor.dtype} ({shape})")
         typer.echo("  " + np.array2string(tensor.array, threshold=PREVIEW, edgeitems=2, precision=4, prefix="  "))
     if out is not None:
         typer.echo(f"written to {out}")

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from telepatch.cli import exits
 from telepatch.cli.service import Key, Service, Url
 from telepatch_protocol.errors import Unavailable
 from telepatch_protocol.jobs import JobStatus
+from telepatch_protocol.printable import printable
 
 app = typer.Typer(rich_markup_mode="rich")
 
@@ -38,7 +40,7 @@ def status(
         models = service.ask("GET", "/v1/models")["models"]
         mine = service.ask("GET", "/v1/jobs", limit=jobs)["jobs"] if jobs else []
     console = Console()
-    console.print(f"{service.url}: {trouble or 'ready'}", markup=False, highlight=False)
+    console.print(f"{service.url}: {printable(trouble or 'ready')}", markup=False, highlight=False)
     if models:
         console.print(_models(models))
     if mine:
@@ -61,7 +63,8 @@ def _models(models: Iterable[dict[str, Any]]) -> Table:
     for model in models:
         loading = "; ".join(f"{part['stage']} {part['done']}/{part['total']}" for part in model.get("loading", ()))
         numbers = (str(model.get("workers", 0)), str(model.get("queued", 0)))
-        table.add_row(model["id"], model.get("revision", ""), *numbers, loading or model.get("title", ""))
+        words = (model["id"], model.get("revision", ""), *numbers, loading or model.get("title", ""))
+        table.add_row(*map(_plain, words))
     return table
 
 
@@ -71,5 +74,10 @@ def _jobs(jobs: Iterable[JobStatus]) -> Table:
     for job in jobs:
         submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.timings.submitted))
         error = job.error.detail.splitlines()[0] if job.error and job.error.detail else ""
-        table.add_row(job.id, job.model, job.state, submitted, error)
+        table.add_row(*map(_plain, (job.id, job.model, job.state, submitted, error)))
     return table
+
+
+def _plain(text: str) -> Text:
+    """Text that others wrote: no markup, and nothing that a terminal obeys."""
+    return Text(printable(text, lines=False))

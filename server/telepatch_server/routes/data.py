@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.data import Upload
 from telepatch_protocol.errors import ProtocolError
-from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.auth import PROTECTED, Asking, Person
 from telepatch_server.problems import responses
 from telepatch_server.ranges import stream
 from telepatch_server.routes.jobs import Format
@@ -23,7 +23,7 @@ from telepatch_server.services import Services, services
 
 PREFIX = "/v1/data"
 
-router = APIRouter(prefix=PREFIX, tags=["data"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix=PREFIX, tags=["data"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503))
 
 Found = Annotated[Services, Depends(services)]
 
@@ -40,18 +40,18 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class UploadList(Frozen):
-    """A person's uploads, oldest first, the bytes that they count for, and how many these may be."""
+    """A person's uploads, oldest first, how many bytes they have, and how many these may be with those of results."""
 
     uploads: tuple[Upload, ...]
     bytes: int
-    limit: int
+    limit: int | None = None
 
 
 @router.get("", response_model_exclude_none=True)
-async def uploads(person: Person, found: Found) -> UploadList:
+async def uploads(known: Asking, found: Found) -> UploadList:
     """One's own uploads."""
-    kept, used = await found.uploads.all_of(person), await found.uploads.used(person)
-    return UploadList(uploads=tuple(kept), bytes=used, limit=found.settings.gateway_data_bytes)
+    kept, used = await found.uploads.all_of(known.person), await found.uploads.used(known.person)
+    return UploadList(uploads=tuple(kept), bytes=used, limit=known.limits.bytes_stored)
 
 
 @router.put(
@@ -75,10 +75,12 @@ async def uploads(person: Person, found: Found) -> UploadList:
         ],
     },
 )
-async def put(sha256: str, request: Request, person: Person, found: Found) -> Response:
+async def put(sha256: str, request: Request, known: Asking, found: Found) -> Response:
     """Send data, or a part of it; what came before a connection broke counts."""
     start, size = place_of(request.headers)
-    upload = await found.uploads.receive(person, sha256, size, start, _until_cut(request))
+    upload = await found.uploads.receive(
+        known.person, sha256, size, start, _until_cut(request), most=known.limits.bytes_stored
+    )
     return _told(upload, 200 if upload.complete else 202)
 
 

@@ -14,13 +14,16 @@ from telepatch_protocol.errors import PayloadTooLarge, ProtocolError
 from telepatch_protocol.fragments import MAX_BYTES, Fragment
 from telepatch_protocol.graph import EditName
 from telepatch_protocol.wire import decode_edit, edit_from_dict
-from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.allowance import check_model
+from telepatch_server.auth import PROTECTED, Asking, Person
 from telepatch_server.bodies import LARGE, aside, documented, strict_json
 from telepatch_server.edit_checks import check_stored
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
 
-router = APIRouter(prefix="/v1/edits", tags=["edits"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+router = APIRouter(
+    prefix="/v1/edits", tags=["edits"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
+)
 
 Found = Annotated[Services, Depends(services)]
 Name = Annotated[EditName, Path()]
@@ -76,7 +79,7 @@ async def edits(person: Person, found: Found) -> EditList:
     },
     openapi_extra=documented(Fragment),
 )
-async def put(name: Name, request: Request, person: Person, found: Found) -> Response:
+async def put(name: Name, request: Request, known: Asking, found: Found) -> Response:
     """Store an edit, checked against its model as if it were applied to an input."""
     body = await request.body()
     if len(body) > MAX_BYTES:
@@ -86,9 +89,10 @@ async def put(name: Name, request: Request, person: Person, found: Found) -> Res
         )
     document = strict_json(body)
     fragment = edit_from_dict(document)
+    check_model(known.person, known.limits, fragment.model.id)
     model = await found.catalogue.model(fragment.model.id)
-    await check_stored(fragment, model.card, person, found)
-    stored, new = await found.edits.put(person, name, fragment.to_json())
+    await check_stored(fragment, model.card, known.person, found)
+    stored, new = await found.edits.put(known.person, name, fragment.to_json())
     return Response(EditInfo(**_about(name, stored)).model_dump_json(), 201 if new else 200, None, "application/json")
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
 
-from telepatch_broker.events import check_place
+from telepatch_broker.events import AT_ONCE, check_place
 from telepatch_broker.jobs import Result
+from telepatch_broker.people import Caller
 from telepatch_protocol.jobs import INLINE_LIMIT, Event
-from telepatch_server.auth import PROTECTED, Person
+from telepatch_server.auth import PROTECTED, Asking
 from telepatch_server.problems import responses
 from telepatch_server.services import Services, services
 
 router = APIRouter(
-    prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
+    prefix="/v1/events", tags=["events"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
 )
 
 TOGETHER = INLINE_LIMIT
@@ -32,29 +33,38 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @router.get("", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
 async def events(
-    person: Person,
+    known: Asking,
     found: Annotated[Services, Depends(services)],
     job: Annotated[list[str] | None, Query(description="Only events of these jobs.")] = None,
     after: Annotated[str | None, Query(description="As the header Last-Event-ID.")] = None,
     last_event_id: Annotated[str | None, Header(description="Begin behind this event.")] = None,
 ) -> StreamingResponse:
     """Everything that happens to one's jobs, from now on or from a place on; small results ride along."""
-    place = last_event_id or after
+    place, person = last_event_id or after, known.person
     start = await found.log.last(person) if place is None else check_place(place)
     missed = await found.log.missed(person, start)
-    stream = _stream(person, found, start, missed, frozenset(job or ()))
+    stream = _stream(known, found, start, missed, frozenset(job or ()))
     return StreamingResponse(found.metrics.streaming(stream), media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _stream(person: str, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
+async def _stream(known: Caller, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
+    """Ends with the key that it was opened with: nothing is told to whoever holds one that was removed."""
     yield f"retry: 1000\nid: {start}\n\n"
     if missed:
         yield frame(start, "missed", {"after": start})
-    async with found.hub.bunches(person, start) as arriving:
+    last = start
+    async with found.hub.bunches(known.person, start) as arriving:
         async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            # so many at once come to slow readers, for whom not all may have been kept
+            if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
+                yield frame(last, "missed", {"after": last})
+            last = bunch[-1].id if bunch else last
             events = [event for event in bunch if not only or event.job in only]
+            results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
+            if not still:
+                return
             if events:
-                async for text in _told(events, person, found):
+                for text in _told(events, results):
                     yield text
             elif not bunch:
                 yield ": heartbeat\n\n"
@@ -91,9 +101,8 @@ async def _next(arriving: AsyncIterator[list[Event]]) -> list[Event]:
     return await anext(arriving)
 
 
-async def _told(events: list[Event], person: str, found: Services) -> AsyncIterator[str]:
+def _told(events: list[Event], results: dict[str, bytes]) -> Iterator[str]:
     """Frames of events, as many together as make a piece worth sending; small results that are still there in them."""
-    results = await _riding(events, person, found)
     piece: list[str] = []
     size = 0
     for event in events:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
 from telepatch_broker.connection import LOST
@@ -32,7 +32,7 @@ class Alive(Frozen):
 
 
 class Ready(Frozen):
-    """Jobs would run: Redis answers, and these models have this many workers."""
+    """Redis answers, and these models have this many workers."""
 
     ready: bool = True
     workers: dict[str, int]
@@ -45,18 +45,23 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses=responses(503))
-async def readyz(found: Found) -> Ready:
+async def readyz(
+    found: Found,
+    workers: Annotated[
+        bool, Query(description="Whether a worker must be alive, too; a gateway takes jobs without.")
+    ] = True,
+) -> Ready:
     """Whether a job would run now; if not, which part is missing."""
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             overview = await found.registry.overview()
     except _AWAY:
         raise Unavailable("not ready: Redis does not answer") from None
-    workers = {model.id: len(model.workers) for model in overview if model.workers}
-    if not workers:
+    alive = {model.id: len(model.workers) for model in overview if model.workers}
+    if workers and not alive:
         loading = [f"{model.id}: {one.stage}" for model in overview for one in model.loading]
         raise Unavailable(f"not ready: no worker is alive ({', '.join(loading) or 'none is loading a known model'})")
-    return Ready(workers=workers)
+    return Ready(workers=alive)
 
 
 @router.get(

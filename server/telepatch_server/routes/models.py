@@ -16,14 +16,15 @@ from telepatch_protocol import PROTOCOL
 from telepatch_protocol.card import Frozen, Limits, ModelCard
 from telepatch_protocol.graph import EXECUTED, KINDS
 from telepatch_protocol.ops.vocabulary import OPS
-from telepatch_server.auth import PROTECTED
+from telepatch_server.allowance import check_model
+from telepatch_server.auth import PROTECTED, Asking
 from telepatch_server.catalogue import Model
 from telepatch_server.problems import responses
 from telepatch_server.ranges import matches
 from telepatch_server.services import Services, services
 
 router = APIRouter(
-    prefix="/v1/models", tags=["models"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503)
+    prefix="/v1/models", tags=["models"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503)
 )
 
 Found = Annotated[Services, Depends(services)]
@@ -75,10 +76,13 @@ class ModelDetails(Spoken):
 
 
 @router.get("")
-async def models(found: Found) -> ModelList:
-    """All models, with their queues and workers."""
+async def models(known: Asking, found: Found) -> ModelList:
+    """All models that one may use, with their queues and workers."""
     summaries = []
+    allowed = known.limits.models
     for about in await found.registry.overview():
+        if allowed is not None and about.id not in allowed:
+            continue
         card = (await found.catalogue.model(about.id)).card
         summaries.append(
             ModelSummary(
@@ -104,8 +108,9 @@ async def models(found: Found) -> ModelList:
         **responses(404),
     },
 )
-async def model(request: Request, id: str, found: Found) -> Response:
+async def model(request: Request, id: str, asking: Asking, found: Found) -> Response:
     """One model: modules with their places in the forward, aliases, limits, and the operations there are."""
+    check_model(asking.person, asking.limits, id)
     known = await found.catalogue.model(id)
     card = known.card
     headers = {"ETag": _etag(known), "Vary": "Accept-Encoding", "Cache-Control": "private, no-cache"}

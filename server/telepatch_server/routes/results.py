@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from telepatch_broker.jobs import Result
 from telepatch_protocol.card import Frozen
@@ -22,7 +22,7 @@ from telepatch_server.readable import readable
 from telepatch_server.routes.jobs import Format
 from telepatch_server.services import Services, services
 
-router = APIRouter(prefix="/v1", tags=["results"], dependencies=PROTECTED, responses=responses(401, 403, 422, 503))
+router = APIRouter(prefix="/v1", tags=["results"], dependencies=PROTECTED, responses=responses(401, 403, 422, 429, 503))
 
 SAFETENSORS = "application/octet-stream"
 Found = Annotated[Services, Depends(services)]
@@ -40,7 +40,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 class Wanted(Frozen):
     """The jobs whose results are asked for."""
 
-    jobs: tuple[str, ...] = Field(min_length=1)
+    jobs: Annotated[tuple[str, ...], FailFast()] = Field(min_length=1)
 
 
 @router.head("/jobs/{id}/result", response_class=Response, responses=_ANSWERS)

@@ -6,12 +6,13 @@ import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
-from pydantic import Field, JsonValue
+from pydantic import FailFast, Field, JsonValue
 
 from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.messages import Conversation, conversations_of
-from telepatch_server.auth import PROTECTED
+from telepatch_server.allowance import check_model
+from telepatch_server.auth import PROTECTED, Asking
 from telepatch_server.bodies import body_of, documented
 from telepatch_server.catalogue import Model
 from telepatch_server.problems import responses
@@ -19,13 +20,23 @@ from telepatch_server.services import Services, services
 from telepatch_server.words import Words
 
 router = APIRouter(
-    prefix="/v1", tags=["words"], dependencies=PROTECTED, responses=responses(400, 401, 403, 404, 413, 422, 503)
+    prefix="/v1", tags=["words"], dependencies=PROTECTED, responses=responses(400, 401, 403, 404, 413, 422, 429, 503)
 )
 
 Found = Annotated[Services, Depends(services)]
 
 _LARGE: Final = 10_000
 """Characters or ids from which on the work is done in a thread."""
+
+
+class Once(FailFast):
+    """Of a list with mistakes only the first is looked for; this one can stand in a union."""
+
+    __hash__ = object.__hash__
+
+
+Row = Annotated[tuple[int, ...], Once()]
+Rows = Annotated[tuple[Row, ...], Once()]
 
 
 class Tokenize(Frozen):
@@ -36,7 +47,7 @@ class Tokenize(Frozen):
     """
 
     model: str
-    text: str | tuple[str, ...] | None = None
+    text: str | Annotated[tuple[str, ...], Once()] | None = None
     messages: JsonValue = None
     chat: dict[str, JsonValue] | None = None
     special: bool = True
@@ -70,7 +81,7 @@ class Detokenize(Frozen):
     """Ids to be read; `special` spells out special tokens."""
 
     model: str
-    ids: Annotated[tuple[tuple[int, ...], ...] | tuple[int, ...], Field(union_mode="left_to_right")]
+    ids: Annotated[Rows | Row, Field(union_mode="left_to_right")]
     special: bool = True
 
 
@@ -89,8 +100,9 @@ class Detokenized(Frozen):
 
 
 @router.post("/tokenize", openapi_extra=documented(Tokenize))
-async def tokenize(body: Annotated[Tokenize, Depends(body_of(Tokenize))], found: Found) -> Tokenized:
+async def tokenize(body: Annotated[Tokenize, Depends(body_of(Tokenize))], known: Asking, found: Found) -> Tokenized:
     """Texts or chat messages as tokens, with the place of each in the text."""
+    check_model(known.person, known.limits, body.model)
     model = await found.catalogue.model(body.model)
     words = model.tokenizer()
     if (body.text is None) == (body.messages is None):
@@ -106,8 +118,11 @@ async def tokenize(body: Annotated[Tokenize, Depends(body_of(Tokenize))], found:
 
 
 @router.post("/detokenize", openapi_extra=documented(Detokenize))
-async def detokenize(body: Annotated[Detokenize, Depends(body_of(Detokenize))], found: Found) -> Detokenized:
+async def detokenize(
+    body: Annotated[Detokenize, Depends(body_of(Detokenize))], known: Asking, found: Found
+) -> Detokenized:
     """Token ids as text."""
+    check_model(known.person, known.limits, body.model)
     words = (await found.catalogue.model(body.model)).tokenizer()
     rows = [list(row) for row in _rows(body.ids)]
     if sum(map(len, rows)) < _LARGE:

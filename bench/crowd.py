@@ -1,4 +1,4 @@
-"""``python -m bench.load``: people who each send one trace after the other, in a process of their own.
+"""``python -m bench.crowd``: people who each send one trace after the other, in a process of their own.
 
 The first line of standard input says where they ask and with which keys; each further line is a window of time in which
 so many of them do, and is answered by one line of what each of them saw. Everybody has a connection and a thread.
@@ -119,7 +119,7 @@ class Crowd:
 @contextmanager
 def crowd(url: str, model: str, keys: Sequence[str], processes: int) -> Iterator[Crowd]:
     """People who have connected and have had an answer each."""
-    command = [sys.executable, "-m", "bench.load"]
+    command = [sys.executable, "-m", "bench.crowd"]
     made = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]

@@ -1,0 +1,30 @@
+"""A service with two people, each with a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from telepatch_server.keys import add
+from tests.conftest import serving
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Where it is, and the keys: `ada` may have high priority."""
+
+    url: str
+    ada: str
+    bob: str
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """One service for all tests of how people get along."""
+    home = tmp_path_factory.mktemp("shared")
+    keys = [add(home / "keys.json", name) for name in ("ada", "bob")]
+    settings = {"TELEPATCH_GATEWAY_HIGH_PRIORITY": "ada, eve", "TELEPATCH_WORKER_SLICE_SECONDS": "0.5"}
+    words = ["--keys-file", str(home / "keys.json")]
+    with serving(home, ["gpt2-random"], words=words, settings=settings) as url:
+        yield Shared(url, *keys)
