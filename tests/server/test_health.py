@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telepatch_broker.launcher import embedded_valkey
 from telepatch_protocol.errors import TimeLimit
-from telepatch_server import keys
 from telepatch_server.common_metrics import OWN, SHARED
 from telepatch_server.settings import Settings
 
@@ -147,16 +146,23 @@ def test_the_page_says_that_redis_is_away_when_it_is(
     assert ("telepatch_redis_memory_bytes",) not in found
 
 
-def test_metrics_may_be_for_those_with_a_key_and_the_other_probes_are_not(
-    serve: Callable[..., httpx.Client], settings: Any, published: object, tmp_path: Path
+def test_metrics_may_be_for_operators_and_the_other_probes_are_not(
+    serve: Callable[..., httpx.Client], settings: Any, published: object, key: Callable[..., str]
 ) -> None:
-    key = keys.add(tmp_path / "keys.json", "ops")
-    more = {"keys_file": tmp_path / "keys.json", "gateway_metrics": "admin"}
-    http = serve(settings.model_copy(update=more))
-    answer = http.get("/metrics")
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert http.get("/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    operator, other = key("ops", scope="admin"), key("ada")
+    http = serve(settings.model_copy(update={"gateway_metrics": "admin"}))
+    answers = [http.get("/metrics", headers={"Authorization": f"Bearer {one}"} if one else {}) for one in ("", other)]
+    assert [answer.status_code for answer in answers] == [401, 403]
+    assert "--scope admin" in answers[1].json()["detail"]
+    assert http.get("/metrics", headers={"Authorization": f"Bearer {operator}"}).status_code == 200
     assert http.get("/healthz").status_code == 200
+
+
+def test_whoever_uses_this_machine_without_a_key_is_no_operator(
+    serve: Callable[..., httpx.Client], settings: Any, published: object
+) -> None:
+    assert serve(settings.model_copy(update={"gateway_metrics": "admin"})).get("/metrics").status_code == 403
+    assert serve(settings).get("/metrics").status_code == 200
 
 
 @pytest.mark.parametrize(
