@@ -56,8 +56,8 @@ class Settings(Variables):
         gateway_json_values: the most numbers of a result that travel as JSON.
         gateway_cards_seconds: how long a model card is used before it is looked up again.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
-        gateway_metrics: who may read ``/metrics``: everybody (``open``), or who shows a key of the scope admin (``admin``);
-            None for ``open`` on loopback and ``admin`` elsewhere.
+        gateway_metrics: who may read ``/metrics``: everybody (``open``), or keys of the scope admin (``admin``); None
+            for ``open`` on loopback and ``admin`` elsewhere.
         gateway_metrics_people: how many people the metrics name in each queue, those with most jobs in it.
         log_level: of the lines that are written: debug, info, warning or error.
         log_format: json, or console for people; None chooses by whether standard error is a terminal.
