@@ -209,3 +209,14 @@ def _samples(text: str) -> list[tuple[str, Any]]:
             if not name.endswith("_created"):
                 found.append((name, sample))
     return found
+
+
+def test_all_gateways_tell_alike_of_what_they_share(
+    serve: Callable[..., httpx.Client], settings: Any, worker: Any, graph: Make
+) -> None:
+    one, other = serve(settings), serve(settings)
+    one.post("/v1/jobs?wait=10", json=graph())
+    shared = {measure.name for measure in SHARED if "redis" not in measure.name}
+    found = [{sample: value for sample, value in numbers(http).items() if sample[0] in shared} for http in (one, other)]
+    assert found[0] == found[1]
+    assert found[0]["telepatch_jobs", "tiny", "completed"] == 1
