@@ -49,6 +49,9 @@ from telepatch_worker.watching import Watching
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
+_ALIVE = 0.75
+"""For what part of a lease a worker counts as alive after it was heard of: it ends before its leases, which are renewed
+every quarter, so that whoever takes its jobs back can see that it is dead."""
 
 
 def main(settings: Settings) -> None:
@@ -250,13 +253,14 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
     """Serve, and say so, until asked to stop."""
 
     async def beat() -> None:
+        lease = serving.settings.worker_lease_seconds
         while True:
             try:
                 now = info.model_copy(update={"running": serving.running})
-                await registry.heartbeat(now, numbers=serving.watching.snapshot())
+                await registry.heartbeat(now, seconds=_ALIVE * lease, numbers=serving.watching.snapshot())
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
-            await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(min(_BEAT_SECONDS, lease / 4))
 
     async def listen() -> None:
         await stop.wait()
