@@ -16,9 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from telepatch_server.keys import add
-
 import telepatch
+from telepatch_server.desk import Where, desk
 
 TOKEN = "a-token-that-workers-show"
 PATIENCE_S = 180.0
@@ -77,18 +76,14 @@ class Fleet:
     redis_url: str
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    @property
-    def keys_file(self) -> Path:
-        return self.folder / "keys.json"
-
     def key(self, name: str) -> str:
         """A new key for a person."""
-        return add(self.keys_file, name)
+        with desk(Where(redis_url=self.redis_url), {}) as found:
+            return str(found.ask("POST", "/keys", {"person": name})["key"])
 
     def gateway(self) -> Gateway:
         """One more gateway, which answers."""
-        words = ("--port", "0", "--keys-file", str(self.keys_file))
-        process, log = self._start("gateway", *words, TELEPATCH_WORKER_TOKEN=TOKEN)
+        process, log = self._start("gateway", "--port", "0", TELEPATCH_WORKER_TOKEN=TOKEN)
 
         def listens() -> re.Match[str] | None:
             assert process.poll() is None, log.read_text()

@@ -21,7 +21,8 @@ TOLD = {
     "broker/telepatch_broker/blobs.py": 1,  # the age of files that were left half-written, by the clock of their disk
     "broker/telepatch_broker/events.py": 1,  # when something happened that a gateway tells, which is shown
     "protocol/telepatch_protocol/jobs.py": 1,  # the beginning of ids, so that they sort
-    "server/telepatch_server/keys.py": 1,  # when a key was made, which is shown
+    "server/telepatch_server/allowance.py": 2,  # how long it is until a new day begins, which is told
+    "server/telepatch_server/people_commands.py": 2,  # whether a key has ended, which is shown
     "server/telepatch_server/templates.py": 1,  # what a chat template writes as today's date
     "server/telepatch_server/up.py": 2,  # starting everything on this machine
     "worker/telepatch_worker/service.py": 1,  # when a worker began, which is shown
