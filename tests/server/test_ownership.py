@@ -81,8 +81,13 @@ def case(
 
 def told(answer: httpx.Response, thing: str) -> tuple[Any, ...]:
     """All that an answer says, but for the name of the thing that was asked for."""
-    quiet = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
-    return answer.status_code, answer.text.replace(thing, "THING"), quiet
+    chance = ("date", "content-length", "x-request-id")
+    quiet = {name: value for name, value in answer.headers.items() if name not in chance}
+    return (
+        answer.status_code,
+        answer.text.replace(thing, "THING").replace(answer.headers.get("x-request-id", "-"), "ID"),
+        quiet,
+    )
 
 
 def frames(content: bytes) -> list[dict[str, Any]]:
