@@ -157,6 +157,15 @@ def results(case: Case) -> None:
     assert json.dumps(theirs).replace(asked[0], "THING") == json.dumps(nobodys).replace(asked[1], "THING")
 
 
+def cancelling(case: Case) -> None:
+    asked = [case.waiting, NOBODYS["job"]]
+    theirs, nobodys = case.bob.post("/v1/jobs/cancel", json={"jobs": asked}).json()["jobs"]
+    assert theirs["error"]["code"] == "not_found"
+    assert json.dumps(theirs).replace(asked[0], "THING") == json.dumps(nobodys).replace(asked[1], "THING")
+    assert case.bob.post("/v1/jobs/cancel", json={"jobs": "all"}).json()["jobs"] == []
+    assert case.ada.get(f"/v1/jobs/{case.waiting}").json()["state"] == "queued"
+
+
 def submission(case: Case) -> None:
     said = []
     for things in (case.things, NOBODYS):
@@ -233,6 +242,7 @@ def of_nobody(case: Case) -> None:
 OTHERWISE: dict[str, Callable[[Case], None]] = {
     "GET /v1/jobs": jobs_list,
     "POST /v1/jobs": submission,
+    "POST /v1/jobs/cancel": cancelling,
     "POST /v1/results": results,
     "GET /v1/events": events,
     "GET /v1/data": data_list,
@@ -297,14 +307,17 @@ SCOPES: dict[str, int] = {
     ),
     **dict.fromkeys(
         (
-            "POST /v1/jobs", "DELETE /v1/jobs/{id}", "PUT /v1/data/{sha256}", "DELETE /v1/data/{sha256}",
+            "POST /v1/jobs", "POST /v1/jobs/cancel",
+            "DELETE /v1/jobs/{id}", "PUT /v1/data/{sha256}", "DELETE /v1/data/{sha256}",
             "PUT /v1/edits/{name}", "DELETE /v1/edits/{name}",
         ),
         SUBMIT,
     ),
     **dict.fromkeys(
         (
-            "GET /v1/admin/keys", "POST /v1/admin/keys", "POST /v1/admin/keys/import",
+            "GET /v1/admin/models", "POST /v1/admin/models", "DELETE /v1/admin/models/{id}", "GET /v1/admin/workers",
+            "POST /v1/admin/workers/{id}/drain", "GET /v1/admin/keys",
+            "POST /v1/admin/keys", "POST /v1/admin/keys/import",
             "POST /v1/admin/keys/{id}/rotation",
             "DELETE /v1/admin/keys/{id}", "GET /v1/admin/people", "GET /v1/admin/people/{name}",
             "PATCH /v1/admin/people/{name}", "GET /v1/admin/usage",
