@@ -115,10 +115,7 @@ def _models(between: Between) -> Table:
 def _row(between: Between, model: str) -> Iterator[str]:
     now = between.now
     yield model
-    states = {
-        state: now.total("telepatch_workers", model=model, state=state)
-        for state in ("busy", "idle", "draining", "loading")
-    }
+    states = {state: now.total("telepatch_workers", model=model, state=state) for state in _STATES}
     yield ", ".join(f"{number:.0f} {state}" for state, number in states.items() if number) or "none"
     for lane in ("interactive", "long"):
         yield f"{now.total('telepatch_queue_jobs', model=model, lane=lane):.0f}"
