@@ -16,6 +16,7 @@ from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
 from telepatch_protocol.meta import shown
 from telepatch_protocol.prepared import Preparation
 from telepatch_protocol.reading import Reader
+from telepatch_protocol.understood import understood
 from telepatch_server.chat import Chat
 from telepatch_server.words import Words
 
@@ -50,7 +51,7 @@ class Model:
 
 
 class Catalogue:
-    """Models by id, looked up again when they are older than `seconds`."""
+    """Models by id, looked up again when they are older than `seconds`; those among them that hosts serve no more."""
 
     def __init__(self, registry: Registry, seconds: float) -> None:
         self._registry = registry
@@ -58,6 +59,7 @@ class Catalogue:
         self._known: dict[str, tuple[float, Model]] = {}
         self._words: dict[str, Words] = {}
         self.reader = Reader()
+        self.unloaded: set[str] = set()
 
     async def model(self, id: str) -> Model:
         """A model.
@@ -70,6 +72,7 @@ class Catalogue:
         if known is not None and time.monotonic() - known[0] < self._seconds:
             return known[1]
         model = await self._fetch(id, None if known is None else known[1])
+        (self.unloaded.add if await self._registry.unloaded(id) else self.unloaded.discard)(id)
         self._known[id] = (time.monotonic(), model)
         return model
 
@@ -83,7 +86,7 @@ class Catalogue:
         if before is not None and before.json == text:
             return before
         try:
-            card = await asyncio.to_thread(ModelCard.model_validate_json, text)
+            card = await asyncio.to_thread(understood, ModelCard, text)
         except ValidationError:
             raise Unavailable(f"the card of model {shown(id)} is none that this gateway understands") from None
         return Model(text, card, await self._tokenizer(card))

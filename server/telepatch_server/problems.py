@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from telepatch_broker.connection import LOST
+from telepatch_broker.connection import LOST, what_is_wrong
 from telepatch_protocol import errors
 from telepatch_protocol.errors import BadArgument, NotFound, PayloadTooLarge, TelepatchError, Unauthorized, Unavailable
 
@@ -115,7 +115,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _lost(request: Request, error: Exception) -> JSONResponse:
     _log.warning("redis lost", error=type(error).__name__)
-    return problem(Unavailable("the queue of this service cannot be reached; try again in a moment"))
+    return problem(Unavailable(what_is_wrong(error)))
 
 
 async def _gone(request: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Awaitable
 from typing import cast
@@ -108,3 +109,30 @@ async def test_the_overview_counts_jobs_and_workers(registry: Registry, lane: La
     assert await registry.counts(CARD.id) == {"completed": 1, "queued": 2, "running": 1}
     await lane.cancel("ada", two.id)
     assert await registry.counts(CARD.id) == {"cancelled": 1, "completed": 1, "queued": 2, "running": 0}
+
+
+async def test_what_newer_workers_say_is_read_without_what_is_not_known(
+    registry: Registry, client: redis.asyncio.Redis
+) -> None:
+    await registry.publish(CARD, FILE)
+    card = json.loads(await registry.card_json(CARD.id)) | {"lineage": "new"}
+    await client.hset(keys.CARDS, CARD.id, json.dumps(card))
+    assert await registry.card(CARD.id) == CARD
+    await registry.heartbeat(worker())
+    told = json.loads(await client.get(keys.worker("w1")) or b"") | {"protocol": [1, 9]}
+    await client.set(keys.worker("w1"), json.dumps(told))
+    assert [info.id for info in await registry.workers(CARD.id)] == ["w1"]
+    await registry.progress("m", "w1", LoadProgress(worker="w1", stage="fetch"))
+    await client.hset(keys.of_model("m", "loading"), "w1", '{"worker": "w1", "stage": "fetch", "eta": 3}')
+    assert [one.stage for one in await registry.loading("m")] == ["fetch"]
+
+
+async def test_a_worker_is_asked_to_drain_and_hears_it_with_its_next_heartbeat(registry: Registry) -> None:
+    await registry.publish(CARD, FILE)
+    assert not await registry.heartbeat(worker())
+    assert (await registry.drain("w1")).id == "w1"
+    assert await registry.heartbeat(worker())
+    await registry.leave("w1")
+    with pytest.raises(NotFound, match="no worker 'w1' is alive; there is none"):
+        await registry.drain("w1")
+    assert not await registry.heartbeat(worker())

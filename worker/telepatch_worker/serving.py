@@ -17,9 +17,11 @@ import structlog
 from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
+from telepatch_protocol.errors import TelepatchError
 from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
 from telepatch_worker.copies import Copies
+from telepatch_worker.desk import quiet, unkept, unseen
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.floor import Floor
 from telepatch_worker.handing_in import HandingIn
@@ -31,6 +33,7 @@ from telepatch_worker.pace import Pace
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
+from telepatch_worker.suspects import Suspects, sort_out
 from telepatch_worker.trouble import as_job_error
 from telepatch_worker.visitors import Visitors
 from telepatch_worker.watching import Watching
@@ -48,6 +51,7 @@ _AHEAD = 0.6
 _VISIT_SECONDS = 0.03
 """How often it is looked for new jobs while a job trains."""
 _SHORT_SECONDS = 0.05
+_BACK_SECONDS = 0.05
 _NEWCOMERS = 16
 """Jobs that are taken, where others have filled a worker, of people who have nothing there."""
 _LOOK_SECONDS = 0.005
@@ -102,6 +106,7 @@ class Serving:
         self._took = 0.0
         self._last = 0.0
         self._next: dict[str, Task] = {}
+        self._suspects = Suspects()
 
     @property
     def running(self) -> int:
@@ -129,9 +134,9 @@ class Serving:
         try:
             while not self._stop.is_set():
                 await self._safely(self._turn())
+            await self._safely(self._part_with_the_rest())
             while self._on_the_floor:
                 await self._safely(self._compute())
-            await self._put_down()
             while self._writing:
                 await asyncio.gather(*self._writing)
             await self._safely(self.lane.give_back(self.worker, list(self._mine)))
@@ -140,6 +145,36 @@ class Serving:
                 one.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._thread.shutdown()
+
+    async def _part_with_the_rest(self) -> None:
+        """Once asked to end: what has not begun, and what others can go on with, is theirs now."""
+        await self._put_down()
+        if self._on_the_floor:
+            await self._compute()  # those that have not begun are let go
+        busy = self._storing.union(() if self._floor is None else self._floor.jobs)
+        rest = [job for job in self._mine if job not in busy]
+        for job in rest:
+            await self._keeper.written(job)
+            await self._streams.flush(job)
+        await self.lane.give_back(self.worker, rest)
+        for job in rest:
+            self._streams.forget(job)
+        self._let_go(rest)
+        _log.info("jobs_given_back", jobs=rest, finishing=len(self._mine))
+
+    async def tried(self, task: Task) -> TelepatchError | None:
+        """Run a job of the worker's own, before any other; what it failed with, if it did."""
+        ended: list[Outcome] = []
+        desk = Desk(set, quiet, unseen, unkept, Settled(ended.append))
+        floor = self._lead.floor(self.engine, desk)
+        await self._in_thread(floor.add, [task])
+        while floor.busy:
+            await self._in_thread(_turns, floor)
+        return ended[0].error
+
+    async def hand_back(self) -> None:
+        """Return all jobs in hand, whatever has become of them so far: the process ends now."""
+        await self.lane.give_back(self.worker, list(self._mine))
 
     async def _turn(self) -> None:
         """New jobs, if there is room for some, and a turn for everybody in hand."""
@@ -153,6 +188,9 @@ class Serving:
 
     async def _take(self) -> Sequence[TakenJob]:
         """Jobs for which there is room beside those in hand; where there is none, of people who have nothing there."""
+        if self._suspects.closed:
+            await asyncio.sleep(0 if self._on_the_floor else _LOOK_SECONDS)
+            return ()
         settings, room = self.settings, self._pace.room
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         waiting += len(self._next)
@@ -183,7 +221,7 @@ class Serving:
 
     async def _ahead(self, computing: asyncio.Task[None]) -> None:
         """While a forward runs that takes a while, take and read jobs for the next one."""
-        if self._last < _SHORT_SECONDS or self._next:
+        if self._last < _SHORT_SECONDS or self._next or self._suspects.closed:
             return
         await asyncio.wait({computing}, timeout=_AHEAD * self._last)
         if not computing.done() and not self._stop.is_set():
@@ -215,6 +253,7 @@ class Serving:
         self._next = {}
         self._let_go(task.id for task in tasks if task.id in self._lost)
         tasks = [task for task in tasks if task.id in self._mine]
+        tasks = self._suspects.part(tasks, self._mine, empty=not self._on_the_floor)
         if not tasks:
             return
         try:
@@ -226,11 +265,14 @@ class Serving:
 
     async def _read(self, taken: Sequence[TakenJob]) -> list[Task]:
         """Jobs that were taken, with all that they need."""
+        taken, back = sort_out(taken, self._mine, self._lost)
+        if back:
+            await self.lane.give_back(self.worker, back)
+            await asyncio.sleep(_BACK_SECONDS)
         if not taken:
             return []
         self.watching.taken(taken)
         self._mine |= {job.id: job for job in taken}
-        self._lost -= self._mine.keys()
         try:
             return [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
         except BaseException:
@@ -285,6 +327,8 @@ class Serving:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
         for job in list(jobs):
             self._mine.pop(job, None)
+            self._lost.discard(job)
+            self._suspects.ended(job)
             self.watching.forget(job)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
@@ -324,9 +368,9 @@ class Serving:
         before = visitors.took
         try:
             while not (await asyncio.wait({going}, timeout=_VISIT_SECONDS))[0]:
-                if not self._stop.is_set() and not self._next and not len(visitors):
+                if not self._stop.is_set() and not self._next and not len(visitors) and not self._suspects.closed:
                     await self._safely(self._take_ahead())
-                    visitors.come(self._next.values())
+                    visitors.come(self._suspects.part(list(self._next.values()), self._mine, empty=False))
                     self._next = {}
         finally:
             await asyncio.wait({going})
@@ -406,6 +450,7 @@ class Serving:
         self.watching.handed_in(outcome, lost=outcome.id in self._lost)
         self._lost.discard(outcome.id)
         self._storing.discard(outcome.id)
+        self._suspects.ended(outcome.id)
 
     def _tell(self, job: str, done: int, total: int) -> None:
         self._spawn(self._note(job, done, total))
@@ -441,8 +486,13 @@ class Serving:
 
     async def _reclaim(self) -> None:
         while True:
-            await self._safely(self.lane.reclaim(self.model))
+            await self._safely(self._reclaim_once())
             await asyncio.sleep(min(2.0, self.settings.worker_lease_seconds))
+
+    async def _reclaim_once(self) -> None:
+        # First what this worker itself has in hand: it may have been held up, and the others are not gone.
+        await self._renew_once(self.settings.worker_lease_seconds)
+        await self.lane.reclaim(self.model)
 
     async def _give_up(self) -> None:
         """After `stop`, let the batch in hand go on only for so long."""
