@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from telepatch_server.keys import add
 from tests.conftest import serving
+
+from telepatch_server.desk import Where, desk
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Shared:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One service for all tests of how people get along."""
     home = tmp_path_factory.mktemp("shared")
-    keys = [add(home / "keys.json", name) for name in ("ada", "bob")]
+    limits = {"requests_per_minute": "none", "jobs_queued": "none"}
+    with desk(Where(home=home), {}) as found:
+        for name in ("ada", "bob"):
+            found.ask("PATCH", f"/people/{name}", {"limits": limits})
+        keys = [str(found.ask("POST", "/keys", {"person": name})["key"]) for name in ("ada", "bob")]
     settings = {"TELEPATCH_GATEWAY_HIGH_PRIORITY": "ada, eve", "TELEPATCH_WORKER_SLICE_SECONDS": "0.5"}
-    words = ["--keys-file", str(home / "keys.json")]
-    with serving(home, ["gpt2-random"], words=words, settings=settings) as url:
+    with serving(home, ["gpt2-random"], settings=settings) as url:
         yield Shared(url, *keys)
