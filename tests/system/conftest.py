@@ -24,7 +24,10 @@ class Shared:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """One service for all tests of how people get along."""
     home = tmp_path_factory.mktemp("shared")
+    limits = {"requests_per_minute": "none", "jobs_queued": "none"}
     with desk(Where(home=home), {}) as found:
+        for name in ("ada", "bob"):
+            found.ask("PATCH", f"/people/{name}", {"limits": limits})
         keys = [str(found.ask("POST", "/keys", {"person": name})["key"]) for name in ("ada", "bob")]
     settings = {"TELEPATCH_GATEWAY_HIGH_PRIORITY": "ada, eve", "TELEPATCH_WORKER_SLICE_SECONDS": "0.5"}
     with serving(home, ["gpt2-random"], settings=settings) as url:

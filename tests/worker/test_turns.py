@@ -15,7 +15,7 @@ from telepatch_worker.engine import Engine, Task
 from telepatch_worker.floor import Floor
 
 MODEL = "gpt2-random"
-STEPS = 3000
+STEPS = 60_000
 
 
 class Room:
