@@ -121,7 +121,7 @@ class DirectoryBlobs:
         try:
             file = await asyncio.to_thread(path.open, "rb")
         except FileNotFoundError:
-            raise _missing(name) from None
+            raise missing(name) from None
         with file:
             left = (stop if stop is not None else os.fstat(file.fileno()).st_size) - start
             file.seek(start)
@@ -134,7 +134,7 @@ class DirectoryBlobs:
         try:
             return (await asyncio.to_thread(self._path(name).stat)).st_size
         except FileNotFoundError:
-            raise _missing(name) from None
+            raise missing(name) from None
 
     async def delete(self, name: str) -> None:
         """Remove a blob, if it is there."""
@@ -187,5 +187,6 @@ def _names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(directory) if _NAME.fullmatch(entry.name) and entry.is_file())
 
 
-def _missing(name: str) -> NotFound:
+def missing(name: str) -> NotFound:
+    """What is raised where there is no such blob."""
     return NotFound(f"there is no blob {name!r} in the blob store")

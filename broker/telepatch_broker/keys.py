@@ -63,6 +63,24 @@ NONCE = "telepatch:nonce"
 QUARANTINE = "telepatch:quarantine"
 """Sorted set: ids of jobs that workers died of, by the time at which they were put there."""
 
+SCHEMA = "telepatch:schema"
+"""String: the version of all that stands here."""
+
+PROBE = "telepatch:probe"
+"""String that expires: written to see whether writes are taken."""
+
+BACKUP = "telepatch:backup"
+"""String that expires: there while a backup copies blobs, of which none is removed meanwhile."""
+
+WANTED = "telepatch:wanted"
+"""Hash: models that hosts are to serve, as JSON."""
+
+UNLOADED = "telepatch:unloaded"
+"""Set: models that hosts served, and were told to serve no more."""
+
+HOSTS = "telepatch:hosts"
+"""Set: names of hosts that ever told of themselves."""
+
 _NAME = re.compile(r"[^\s{}\x00-\x1f]{1,200}")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -205,3 +223,18 @@ def numbers(id: str) -> str:
 def tokenizer(sha256: str) -> str:
     """String: a tokenizer file."""
     return f"telepatch:tokenizer:{sha256}"
+
+
+def drain(worker: str) -> str:
+    """String that expires: there once a worker is asked to end."""
+    return f"telepatch:worker:{worker}:drain"
+
+
+def host(name: str) -> str:
+    """String that expires: what a host says of itself, as JSON."""
+    return f"telepatch:host:{name}"
+
+
+def seat(model: str, number: int) -> str:
+    """String that expires: the host that has one of the wanted copies of a model."""
+    return of_model(model, f"seat:{number}")

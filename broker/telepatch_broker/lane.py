@@ -310,6 +310,8 @@ class Lane(Records):
         return dropped
 
     async def _collect(self) -> None:
+        if await self._redis.exists(keys.BACKUP):
+            return  # what is in the queue's copy is still to be copied itself
         now = await now_ms(self._redis)
         while names := await self._garbage(now):
             for name in names:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import redis.asyncio
+from pydantic import ConfigDict
 from redis.exceptions import RedisError
 
 from telepatch_broker import keys
@@ -19,14 +20,24 @@ from telepatch_protocol.jobs import State
 from telepatch_protocol.understood import understood
 
 _LOADING_SECONDS = 60
+_DRAIN_SECONDS = 3600
+
+WorkerState = Literal["ready", "draining"]
 
 
-class WorkerInfo(Frozen):
+class Told(Frozen):
+    """What processes of different versions tell each other: what only a newer one knows is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class WorkerInfo(Told):
     """What a worker says of itself with every heartbeat; times are Unix times in seconds.
 
     Attributes:
         running: jobs that it works on.
         tp_size: processes that hold the model together, each on a device of its own.
+        state: `draining` once it was asked to end: it finishes what it has, and takes nothing new.
         seen: when it was last heard of; set by `Registry.heartbeat`.
     """
 
@@ -39,9 +50,10 @@ class WorkerInfo(Frozen):
     seen: float = 0.0
     running: int = 0
     tp_size: int = 1
+    state: WorkerState = "ready"
 
 
-class LoadProgress(Frozen):
+class LoadProgress(Told):
     """How far a worker is with loading: `done` of `total` in the unit of the `stage`, 0 of 0 where it cannot know."""
 
     worker: str
@@ -109,6 +121,10 @@ class Registry:
             raise NotFound(f"there is no model {model!r} here; there is {', '.join(names) or 'none yet'}")
         return text
 
+    async def unloaded(self, model: str) -> bool:
+        """Whether hosts were told to serve it no more: jobs for it wait until they are told otherwise."""
+        return bool(await _awaited(self._redis.sismember(keys.UNLOADED, model)))
+
     async def tokenizer(self, sha256: str) -> bytes:
         """A tokenizer file by its hash.
 
@@ -122,26 +138,44 @@ class Registry:
 
     async def heartbeat(
         self, worker: WorkerInfo, *, seconds: float = 10.0, numbers: Mapping[str, Any] | None = None
-    ) -> None:
-        """Say that a worker is alive, and will be for that long, and what it counted so far (`Tally.snapshot`)."""
+    ) -> bool:
+        """Say that a worker is alive, and will be for that long, and what it counted so far (`Tally.snapshot`).
+
+        Returns:
+            Whether it was asked to end (`drain`).
+        """
         keys.check_name("worker", worker.id)
-        text = worker.model_copy(update={"seen": time.time()}).model_dump_json()
+        text = worker.model_copy(update={"seen": time.time()}).model_dump_json(exclude_defaults=True)
         pipeline = self._redis.pipeline()
         pipeline.set(keys.worker(worker.id), text, px=round(seconds * 1000))
         if numbers is not None:
             pipeline.set(keys.numbers(worker.id), json.dumps(numbers), px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
+        pipeline.exists(keys.drain(worker.id))
         try:
-            await pipeline.execute()
+            return bool((await pipeline.execute())[-1])
         except RedisError as error:
             if not is_full(error):
                 raise
             # What it said before stays true for the most part; it must not look dead.
             await self._redis.pexpire(keys.worker(worker.id), round(seconds * 1000))
+            return bool(await self._redis.exists(keys.drain(worker.id)))
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""
-        await self._redis.delete(keys.worker(worker), keys.numbers(worker))
+        await self._redis.delete(keys.worker(worker), keys.numbers(worker), keys.drain(worker))
+
+    async def drain(self, worker: str) -> WorkerInfo:
+        """Ask a worker to finish what it has, take nothing new, and end; it hears it with its next heartbeat.
+
+        Raises:
+            NotFound: no worker of that id is alive; the message names those that are.
+        """
+        known = {one.id: one for model in await self.overview() for one in model.workers}
+        if worker not in known:
+            raise NotFound(f"no worker {worker!r} is alive; there is {', '.join(sorted(known)) or 'none'}")
+        await self._redis.set(keys.drain(worker), "1", ex=_DRAIN_SECONDS)
+        return known[worker]
 
     async def workers(self, model: str) -> list[WorkerInfo]:
         """The workers of a model that are alive."""

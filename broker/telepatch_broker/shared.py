@@ -22,7 +22,7 @@ async def check_shared(blobs: Blobs, client: redis.asyncio.Redis) -> None:
     Raises:
         Unavailable: it does not; the message says what to change.
     """
-    await _check_own(blobs)
+    await check_own(blobs)
     known = await _first_nonce(blobs, client)
     try:
         found = await read_all(blobs, known["name"])
@@ -36,7 +36,12 @@ async def check_shared(blobs: Blobs, client: redis.asyncio.Redis) -> None:
         )
 
 
-async def _check_own(blobs: Blobs) -> None:
+async def check_own(blobs: Blobs) -> None:
+    """Write a blob, read it, and remove it.
+
+    Raises:
+        Unavailable: it cannot be written, or comes back as something else.
+    """
     name, content = f"check-{secrets.token_hex(8)}", secrets.token_bytes(16)
     try:
         await blobs.put(name, content)

@@ -6,7 +6,7 @@ One job that is refused does not keep out the others, unless they use its values
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -108,7 +108,17 @@ async def admit(
     # A chat template may take a while, and so may a map of many kinds of elements; others need not wait for it.
     known = [draft.graph for draft in drafts if isinstance(draft, Draft)]
     large = received.large or any(has_messages(one) or has_bodies(one) for one in known)
-    return await aside(large, lambda: Admission(received, person, models, earlier, data, limits).decide(drafts))
+    verdicts = await aside(large, lambda: Admission(received, person, models, earlier, data, limits).decide(drafts))
+    return [_told_to_wait(one, catalogue.unloaded) for one in verdicts]
+
+
+def _told_to_wait(verdict: Verdict, unloaded: Collection[str]) -> Verdict:
+    """A job whose model is not served says so."""
+    if not isinstance(verdict, Admitted) or verdict.job.model not in unloaded:
+        return verdict
+    warning = f"no worker serves '{verdict.job.model}', which was unloaded; the job waits until it is loaded again"
+    job = replace(verdict.job, warnings=(*verdict.job.warnings, warning))
+    return replace(verdict, job=job)
 
 
 def decode_all(received: Received, reader: Reader) -> list[Graph | TelepatchError]:

@@ -20,14 +20,30 @@ from telepatch_server import problems
 from telepatch_server.access import Logged
 from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
+from telepatch_server.lingering import Lingering
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
-from telepatch_server.routes import admin, data, edits, events, health, jobs, me, models, results, words, worker_blobs
+from telepatch_server.routes import (
+    admin,
+    data,
+    edits,
+    events,
+    health,
+    jobs,
+    me,
+    models,
+    operations,
+    results,
+    words,
+    worker_blobs,
+)
 from telepatch_server.services import running
 from telepatch_server.settings import Settings
 from telepatch_server.tracing import Traced
 
-ROUTERS = tuple(part.router for part in (jobs, events, results, data, edits, models, words, me, worker_blobs, health))
+ROUTERS = tuple(
+    part.router for part in (jobs, events, results, data, edits, models, words, me, operations, worker_blobs, health)
+)
 
 
 class Problem(Frozen):
@@ -68,6 +84,7 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
                         *([] if traces is None else [Middleware(Traced, traces=traces)]),
                         Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
+                        Middleware(Lingering),
                         Middleware(
                             Limited,
                             most=settings.gateway_body_bytes,
@@ -122,6 +139,7 @@ def _documented(app: FastAPI) -> FastAPI:
                     admin.Rotation,
                     admin.Limiting,
                     admin.OldKeys,
+                    operations.Load,
                 )
             ):
                 schemas.setdefault(name, schema)

@@ -51,7 +51,7 @@ class Model:
 
 
 class Catalogue:
-    """Models by id, looked up again when they are older than `seconds`."""
+    """Models by id, looked up again when they are older than `seconds`; those among them that hosts serve no more."""
 
     def __init__(self, registry: Registry, seconds: float) -> None:
         self._registry = registry
@@ -59,6 +59,7 @@ class Catalogue:
         self._known: dict[str, tuple[float, Model]] = {}
         self._words: dict[str, Words] = {}
         self.reader = Reader()
+        self.unloaded: set[str] = set()
 
     async def model(self, id: str) -> Model:
         """A model.
@@ -71,6 +72,7 @@ class Catalogue:
         if known is not None and time.monotonic() - known[0] < self._seconds:
             return known[1]
         model = await self._fetch(id, None if known is None else known[1])
+        (self.unloaded.add if await self._registry.unloaded(id) else self.unloaded.discard)(id)
         self._known[id] = (time.monotonic(), model)
         return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ class Children:
     """Commands of ``telepatch`` as processes that cannot outlive this one.
 
     Args:
-        logs: the folder that gets one log file per child; a previous run's file is replaced.
+        logs: the folder that gets one log file per child; a previous run's file is kept once.
         grace_s: seconds between asking a child to end and killing it.
     """
 
@@ -52,11 +53,18 @@ class Children:
     def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
         """Start ``telepatch ARGUMENTS`` under a name that is unique here."""
         log = self._logs / f"{name.replace(' ', '-').replace('/', '-')}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
         output = log.open("wb")
         process = tether.start([sys.executable, "-P", "-m", "telepatch", *arguments], output, environment)
         child = Child(name, process, output, log)
         self._children.append(child)
         return child
+
+    def drop(self, child: Child) -> None:
+        """Forget a child that has ended."""
+        self._children.remove(child)
+        child.output.close()
 
     def ended(self) -> Child | None:
         """A child that is no longer running, if there is one."""
@@ -74,6 +82,20 @@ class Children:
                 child.process.kill()
                 child.process.wait()
             child.output.close()
+
+
+def said(child: Child) -> str:
+    """The last line that a child said, as words: without the dress of a record, if it is one."""
+    return next((readable(line) for line in reversed(child.tail(1))), "(it said nothing)")
+
+
+def readable(line: str) -> str:
+    """A line of a log, without the dress of a record if it is one."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return line
+    return str(record.get("event", line)) if isinstance(record, dict) else line
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The commands that serve: ``telepatch gateway`` and ``up``. What they run is imported when they run."""
+"""The commands that serve: ``gateway``, ``host`` and ``up``. What they run is imported when they run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _USAGE = 2
 
 gateway = typer.Typer(rich_markup_mode="rich")
 up = typer.Typer(rich_markup_mode="rich")
+host = typer.Typer(rich_markup_mode="rich")
 
 Host = Annotated[
     str | None, typer.Option(help="Address to listen on. Every address but loopback needs a key in the queue.")
@@ -43,14 +44,54 @@ def run_gateway(host: Host = None, port: Port = None, redis_url: RedisUrl = None
       telepatch gateway --redis-url redis://localhost:6379/0
       telepatch keys add alice && telepatch gateway --host 0.0.0.0
     """
+    from telepatch_broker.places import refuse_password
     from telepatch_server import serve
     from telepatch_server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "redis_url": redis_url, "blobs": blobs}
     with _usage(BadArgument):
+        refuse_password(redis_url)
         settings = Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
         _end_with_0_when_asked()
         serve.main(settings)
+
+
+@host.command(rich_help_panel=PANEL)
+def run_host(
+    name: Annotated[
+        str | None, typer.Option(help="By which models are placed here; else that of the machine.", show_default=False)
+    ] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for what its workers say.", show_default=False)] = None,
+    redis_url: RedisUrl = None,
+    blobs: Blobs = None,
+) -> None:
+    """Load and unload models on this machine as is wanted, without a stop of the others.
+
+    Holds no model itself: starts a worker for each that `telepatch models load` asks for, one after the other, starts
+    those again that break, and ends those that `telepatch models unload` names once they have finished what they have.
+    SIGTERM or Ctrl-C ends all of them so; a second one at once. Workers get this environment (TELEPATCH_MODELS, ...).
+
+    \b
+    [bold]Examples[/bold]
+      telepatch host --redis-url redis://queue:6379/0
+      telepatch host --name gpu-3 --logs /var/log/telepatch
+      TELEPATCH_WORKER_DEVICE=cuda telepatch host
+    """
+    import asyncio
+
+    from telepatch_broker import logs as records
+    from telepatch_broker.places import refuse_password
+    from telepatch_server.host import run
+    from telepatch_server.settings import HostSettings, environment
+
+    given: dict[str, Any] = {"host_name": name, "host_logs": logs, "redis_url": redis_url, "blobs": blobs}
+    with _usage(BadArgument):
+        refuse_password(redis_url)
+        settings = HostSettings.from_environment(**{key: value for key, value in given.items() if value is not None})
+        records.configure(settings.log_level, settings.log_format)
+        pairs = (("--redis-url", redis_url), ("--blobs", blobs))
+        options = [word for option, value in pairs if value for word in (option, value)]
+        asyncio.run(run(settings, options, environment()))
 
 
 @up.command(rich_help_panel="Try it here")
@@ -86,7 +127,10 @@ def run_up(
     from telepatch_server.up import ChildEnded, Plan, run
 
     models = tuple(dict.fromkeys([*(model or []), *(("smollm2-135m", "minilm") if demo else ())])) or ("smollm2-135m",)
-    plan = Plan(models, host, port, home.expanduser().resolve(), redis_url, announce, with_parent)
+    with _usage(BadArgument):
+        queue = _queue(redis_url) if redis_url else None
+    place = home.expanduser().resolve()
+    plan = Plan(models, host, port, place, redis_url, queue, announce, with_parent)
     with terminal.progress() as progress:
         try:
             with _usage(BadArgument):
@@ -94,6 +138,15 @@ def run_up(
         except ChildEnded as ended:
             typer.echo(f"telepatch: {ended}", err=True)
             raise typer.Exit(_USAGE if ended.exit_code == _USAGE else 1) from None
+
+
+def _queue(redis_url: str) -> str:
+    """The address of a command line with all that it takes to be let in."""
+    from telepatch_broker.places import refuse_password
+    from telepatch_server.settings import Settings
+
+    refuse_password(redis_url)
+    return Settings.from_environment(redis_url=redis_url).queue
 
 
 def _end_with_0_when_asked() -> None:

@@ -82,16 +82,16 @@ class _About:
     numbers: dict[str, dict[str, Any]]
 
 
-async def common(registry: Registry, condition: Condition, blobs: Path, people: int) -> str:
+async def common(registry: Registry, condition: Condition, blobs: Path | str, people: int) -> str:
     """All of it as Prometheus reads it.
 
     Args:
         registry: which models and workers there are.
         condition: how they stand.
-        blobs: folder of the blob store.
+        blobs: folder of the blob store; a bucket has no disk to tell of.
         people: how many people are named in each queue.
     """
-    disk = await asyncio.to_thread(_disk, blobs)
+    disk = await asyncio.to_thread(_disk, blobs) if isinstance(blobs, Path) else []
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             server = await condition.server()

@@ -146,7 +146,7 @@ def _queue_of(home: Path) -> Iterator[str]:
 @asynccontextmanager
 async def _beside(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """The calls of ``/v1/admin`` without a gateway around them: who reaches the queue can do everything anyway."""
-    redis = connect(settings.redis_url)
+    redis = connect(settings.queue)
     try:
         await check(redis)
         app = problems.install(FastAPI())

@@ -244,10 +244,12 @@ def show_usage(
 @contextmanager
 def _desk(url: str | None, key: str | None, redis_url: str | None, home: Path | None) -> Iterator[Desk]:
     """Where people are kept; what was said wrongly is one line, and a usage error."""
+    from telepatch_broker.places import refuse_password
     from telepatch_server.desk import Where, desk
     from telepatch_server.settings import environment
 
     try:
+        refuse_password(redis_url)
         with desk(Where(url, key, redis_url, home), environment()) as found:
             yield found
     except (GraphError, NotFound) as error:

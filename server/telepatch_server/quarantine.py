@@ -108,17 +108,17 @@ def _ask(redis_url: str | None, blobs: str | None, ask: Callable[[Quarantine], A
 
 
 async def _asked(redis_url: str | None, blobs: str | None, ask: Callable[[Quarantine], Awaitable[T]]) -> T:
-    from telepatch_broker.blobs import DirectoryBlobs
     from telepatch_broker.connection import check, connect
+    from telepatch_broker.places import open_blobs
     from telepatch_broker.quarantine import Quarantine
     from telepatch_server.settings import Settings
 
     given: dict[str, Any] = {"redis_url": redis_url, "blobs": blobs}
     settings = Settings.from_environment(**{name: value for name, value in given.items() if value is not None})
-    client = connect(settings.redis_url)
+    client = connect(settings.queue)
     try:
         await check(client)
-        return await ask(Quarantine(client, DirectoryBlobs(settings.blobs)))
+        return await ask(Quarantine(client, open_blobs(settings.blobs)))
     finally:
         await client.aclose()
 

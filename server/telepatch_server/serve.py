@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from contextlib import ExitStack
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -24,12 +26,16 @@ _BACKLOG: Final = 2048
 
 
 class Server(uvicorn.Server):
-    """A server that tells streams to end before it waits for them."""
+    """A server that ends in order: not ready, no more streams, all answered that has begun. Asked again, at once."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, listener: socket.socket, drain_seconds: float = 0.0
+    ) -> None:
         super().__init__(config)
         self._app = app
         self._listener = listener
+        self._drain_seconds = drain_seconds
+        self._asked: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -37,12 +43,29 @@ class Server(uvicorn.Server):
         if self.started:
             print(f"telepatch gateway listens on {url_of(self._listener)}", flush=True)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take note of being asked to end; the second time, nothing is waited for any more."""
+        self._captured_signals.append(sig)
+        if self._asked is not None:
+            self.should_exit = self.force_exit = True
+        self._asked = self._asked or time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once asked to end: not ready at once, and no longer listening once others may have noticed."""
+        if self._asked is not None:
+            self._close()
+            self.should_exit = self.should_exit or time.monotonic() - self._asked >= self._drain_seconds
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End open streams, then everything else."""
+        self._close()
+        await super().shutdown(sockets)
+
+    def _close(self) -> None:
         services = getattr(self._app.state, "services", None)
         if services is not None:
             services.closing.set()
-        await super().shutdown(sockets)
 
 
 def main(settings: Settings) -> None:
@@ -60,7 +83,7 @@ def main(settings: Settings) -> None:
     app = create_app(settings, traces)
     asyncio.run(_try(settings))
     with listening(settings.host, settings.port) as listener:
-        server = Server(configured(app, settings), app, listener)
+        server = Server(configured(app, settings), app, listener, settings.gateway_drain_seconds)
         try:
             server.run(sockets=[listener])
         finally:

@@ -7,24 +7,29 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import structlog
 from fastapi import Request
 
-from telepatch_broker.blobs import Blobs, DirectoryBlobs
+from telepatch_broker.blobs import Blobs
+from telepatch_broker.checks import Readiness, at_start
 from telepatch_broker.condition import Condition
-from telepatch_broker.connection import check, connect
+from telepatch_broker.connection import connect
 from telepatch_broker.data import Uploads
 from telepatch_broker.edits import Edits
 from telepatch_broker.events import EventHub, EventLog
+from telepatch_broker.hosts import Hosts
 from telepatch_broker.lane import Lane
 from telepatch_broker.people import People
+from telepatch_broker.places import open_blobs
 from telepatch_broker.registry import Registry
-from telepatch_broker.shared import check_shared
 from telepatch_broker.usage import Usage
 from telepatch_server.catalogue import Catalogue
 from telepatch_server.door import Door, refuse_keyless
 from telepatch_server.guesses import Guesses
 from telepatch_server.metrics import Metrics
 from telepatch_server.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,15 @@ class Services:
         edits: what people stored to apply it in their jobs.
         blobs: where large results are.
         registry: which models and workers there are.
+        hosts: which models hosts are to serve.
         condition: how queues, workers and Redis stand.
         catalogue: their cards and tokenizers, kept ready.
         log: events as they are stored.
         hub: events as they happen.
         metrics: what it counts.
+        readiness: whether queue and blob store take what is written.
         guesses: wrong keys of late.
+        crowded: people whose last jobs found no room, so that the next ones are looked at with that in mind.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
@@ -59,12 +67,15 @@ class Services:
     edits: Edits
     blobs: Blobs
     registry: Registry
+    hosts: Hosts
     condition: Condition
     catalogue: Catalogue
     log: EventLog
     hub: EventHub
     metrics: Metrics
+    readiness: Readiness
     guesses: Guesses = field(default_factory=Guesses)
+    crowded: set[str] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -74,10 +85,10 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Service
 
     Raises:
         BadArgument: others can reach it, and nobody has a key.
-        Unavailable: Redis does not answer, or the blob store is another one than that of the other processes.
+        Unavailable: the queue or the blob store is not what it has to be (`telepatch_broker.checks`).
     """
-    client = connect(settings.redis_url)
-    blobs = DirectoryBlobs(settings.blobs)
+    client = connect(settings.queue)
+    blobs = open_blobs(settings.blobs)
     registry = Registry(client)
     lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
     uploads = Uploads(
@@ -87,13 +98,14 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Service
         unfinished_seconds=settings.gateway_upload_seconds,
     )
     try:
-        await check(client)
-        await check_shared(blobs, client)
+        for risk in await at_start(client, blobs, settings.queue):
+            _log.warning("not_as_it_should_be", what=risk.what, found=risk.found, works=risk.works)
         people = People(client, settings.limits)
         await refuse_keyless(people, settings)
         async with EventHub(client) as hub:
             catalogue = Catalogue(registry, settings.gateway_cards_seconds)
             log, edits, condition = EventLog(client), Edits(client), Condition(client)
+            readiness = Readiness(client, blobs)
             usage, door = Usage(client), Door(people, settings)
             yield Services(
                 settings,
@@ -105,11 +117,13 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Service
                 edits,
                 blobs,
                 registry,
+                Hosts(client),
                 condition,
                 catalogue,
                 log,
                 hub,
                 metrics,
+                readiness,
             )
     finally:
         await client.aclose()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from telepatch_broker.connection import connect
 from telepatch_broker.limits import LIMITS, NONE, Limits, models_of
 from telepatch_broker.logs import Format, Level
-from telepatch_protocol.environment import Variables
+from telepatch_broker.places import Places
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.traceparent import exporters
 
@@ -21,14 +21,13 @@ _LIMITS = tuple(f"gateway_{name}" for name in LIMITS)
 _OLD_KEYS = "TELEPATCH_KEYS_FILE"
 
 
-class Settings(Variables):
-    """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
+class Settings(Places):
+    """What a gateway is told when it starts; each field is the variable ``TELEPATCH_`` and its name in
+    capitals, those of `Places` too.
 
     Attributes:
         host: address to listen on; on every one but loopback, somebody must have a key.
         port: port to listen on; 0 picks a free one.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://``.
-        blobs: folder for results and attachments.
         worker_token: what workers on other hosts show to read and write blobs through the gateway; none, and none may.
         result_seconds: how long results are kept.
         record_seconds: how long records of jobs are kept after that.
@@ -55,9 +54,11 @@ class Settings(Variables):
         gateway_heartbeat_seconds: how often an event stream without events says that it is there.
         gateway_json_values: the most numbers of a result that travel as JSON.
         gateway_cards_seconds: how long a model card is used before it is looked up again.
+        gateway_drain_seconds: how long a gateway that is asked to end says that it is not ready, and still answers,
+            before it stops listening; for load balancers, which take a while to notice.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
-        gateway_metrics: who may read ``/metrics``: everybody (``open``), or who shows an operator's key (``admin``);
-            None for ``open`` on loopback and ``admin`` elsewhere.
+        gateway_metrics: who may read ``/metrics``: everybody (``open``), or keys of the scope admin (``admin``); None
+            for ``open`` on loopback and ``admin`` elsewhere.
         gateway_metrics_people: how many people the metrics name in each queue, those with most jobs in it.
         log_level: of the lines that are written: debug, info, warning or error.
         log_format: json, or console for people; None chooses by whether standard error is a terminal.
@@ -69,8 +70,6 @@ class Settings(Variables):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    blobs: Path = Path("~/.local/share/telepatch/blobs")
     worker_token: str | None = Field(default=None, min_length=16, repr=False)
     result_seconds: float = Field(default=86_400.0, gt=0)
     record_seconds: float = Field(default=7 * 86_400.0, gt=0)
@@ -95,25 +94,12 @@ class Settings(Variables):
     gateway_heartbeat_seconds: float = Field(default=15.0, gt=0)
     gateway_json_values: int = Field(default=100_000, ge=1)
     gateway_cards_seconds: float = Field(default=2.0, ge=0)
+    gateway_drain_seconds: float = Field(default=0.0, ge=0)
     gateway_stop_seconds: int = Field(default=5, ge=0)
     gateway_metrics: Literal["open", "admin"] | None = None
     gateway_metrics_people: int = Field(default=0, ge=0, le=100)
     log_level: Level = "info"
     log_format: Format | None = None
-
-    @field_validator("redis_url")
-    @classmethod
-    def _an_address(cls, value: str) -> str:
-        try:
-            connect(value)  # sends nothing yet
-        except BadArgument as error:
-            raise ValueError(error.detail) from None
-        return value
-
-    @field_validator("blobs")
-    @classmethod
-    def _at_home(cls, value: Path) -> Path:
-        return value.expanduser()
 
     @field_validator(*_LIMITS, mode="before")
     @classmethod
@@ -169,8 +155,42 @@ class Settings(Variables):
 
 
 def environment() -> dict[str, str]:
-    """The variables of this process, for commands that have no settings of their own."""
+    """The variables of this process, for commands without settings of their own, and for processes that are started."""
     return dict(os.environ)
+
+
+class HostSettings(Places):
+    """What a host is told when it starts; its workers read the rest of the environment themselves.
+
+    Attributes:
+        host_name: by which models are placed here; that of the machine if left out. No two hosts have one name.
+        host_logs: folder for what its workers say.
+        log_level: of the lines that are written: debug, info, warning or error.
+        log_format: json, or console for people; None chooses by whether standard error is a terminal.
+    """
+
+    OWN: ClassVar[str] = "TELEPATCH_HOST_"
+    SECRET: ClassVar[frozenset[str]] = frozenset({"redis_url"})
+
+    host_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+    host_logs: Path = Path("~/.local/share/telepatch/host-logs")
+    log_level: Level = "info"
+    log_format: Format | None = None
+
+    @field_validator("host_logs")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @property
+    def name(self) -> str:
+        """By which models are placed here."""
+        return self.host_name or socket.gethostname()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """The environment's settings, with `overrides` on top; see `Settings.from_environment`."""
+        return cls.read(os.environ if environment is None else environment, overrides)
 
 
 def is_loopback(host: str) -> bool:

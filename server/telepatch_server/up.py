@@ -23,7 +23,7 @@ from telepatch_broker.connection import connect
 from telepatch_broker.launcher import embedded_valkey
 from telepatch_broker.registry import ModelOverview, Registry
 from telepatch_protocol.errors import Unavailable
-from telepatch_server.children import Child, Children, kept
+from telepatch_server.children import Child, Children, kept, readable
 
 PERIOD_S: Final = 0.2
 PROBE_TIMEOUT_S: Final = 2.0
@@ -54,6 +54,7 @@ class Plan:
         port: port that the gateway listens on; 0 picks a free one.
         home: folder for the queue's journal, results and logs; one service at a time uses it.
         redis_url: a Redis or Valkey that runs already; None starts the embedded one.
+        queue: the same with all that it takes to be let in, which no command line shows.
         announce: file that is written, as JSON with ``url``, once everything is ready.
         with_parent: end when the process that started this one ends.
         ready_s: seconds that loading may take.
@@ -64,6 +65,7 @@ class Plan:
     port: int
     home: Path
     redis_url: str | None = None
+    queue: str | None = None
     announce: Path | None = None
     with_parent: bool = False
     ready_s: float = 3600.0
@@ -83,7 +85,7 @@ def run(plan: Plan, say: Say, progress: Say) -> None:
     """
     plan.home.mkdir(parents=True, exist_ok=True)
     with _only_one(plan.home), _end_requested(plan.with_parent) as ending:
-        queue = nullcontext(plan.redis_url) if plan.redis_url else embedded_valkey(plan.home / "valkey")
+        queue = nullcontext(plan.queue or plan.redis_url) if plan.redis_url else embedded_valkey(plan.home / "valkey")
         with queue as redis_url, kept(plan.home / "logs") as children:
             url = _start(plan, redis_url, children)
             if _until_ready(plan, redis_url, url, children, ending, progress):
@@ -95,7 +97,7 @@ def run(plan: Plan, say: Say, progress: Say) -> None:
 def _start(plan: Plan, redis_url: str, children: Children) -> str:
     """Start the gateway and the workers; return the gateway's address as a client writes it."""
     port = plan.port or _free_port(plan.host)
-    shared = ["--redis-url", redis_url, "--blobs", str(plan.home / "blobs")]
+    shared = ["--redis-url", plan.redis_url or redis_url, "--blobs", str(plan.home / "blobs")]
     children.start("gateway", ["gateway", "--host", plan.host, "--port", str(port), *shared])
     for model in plan.models:
         children.start(f"worker {model}", ["worker", "--model", model, *shared])
@@ -141,15 +143,6 @@ def _obituary(child: Child) -> str:
     return f"{child.name} {how}, so everything was ended. Its log, {child.log}, closes with:\n{said}"
 
 
-def _readable(line: str) -> str:
-    """A line of a log, without the dress of a record if it is one."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return line
-    return str(record.get("event", line)) if isinstance(record, dict) else line
-
-
 async def overview(redis_url: str, wanted: tuple[str, ...]) -> list[ModelOverview]:
     """The models that are served, and those that are wanted and still being loaded for the first time."""
     redis = connect(redis_url)
@@ -167,7 +160,7 @@ async def overview(redis_url: str, wanted: tuple[str, ...]) -> list[ModelOvervie
 def _doing(models: list[ModelOverview], children: Children) -> str:
     """One line about what loading does now: the workers' own progress, or else what they said last."""
     stages = [f"{model.id}: {part.stage} {part.done}/{part.total}" for model in models for part in model.loading]
-    said = [f"{child.name}: {_readable(line)}" for child in children for line in child.tail(1)]
+    said = [f"{child.name}: {readable(line)}" for child in children for line in child.tail(1)]
     return "; ".join(stages or said) or "starting"
 
 

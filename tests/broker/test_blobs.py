@@ -1,4 +1,4 @@
-"""Blobs: there as a whole or not at all, under safe names, in a directory or behind the gateway."""
+"""Blobs: there as a whole or not at all, under safe names, in a directory, behind the gateway, or in a bucket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,10 +17,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from tests.broker.bucket import BUCKET, bucket
 
 from telepatch_broker import blobs
 from telepatch_broker.blobs import CHUNK, Blobs, DirectoryBlobs, read_all
+from telepatch_broker.connection import connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
+from telepatch_broker.s3_blobs import S3Blobs
+from telepatch_broker.shared import check_shared
 from telepatch_protocol.errors import BadArgument, ConnectionFailed, NotFound, Unauthorized, Unavailable
 
 
@@ -53,10 +58,27 @@ def gateway(store: DirectoryBlobs, token: str) -> Starlette:
     return Starlette(routes=[Route(route, names), Route(route + "/{name}", one, methods=["GET", "PUT", "DELETE"])])
 
 
-@pytest.fixture(params=["directory", "gateway"])
+@pytest.fixture(scope="module")
+def variables() -> Iterator[dict[str, str]]:
+    with bucket() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> S3Blobs:
+    """Blobs in a bucket, in a place that nobody else uses."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return S3Blobs(f"s3://{BUCKET}/{secrets.token_hex(4)}/deep")
+
+
+@pytest.fixture(params=["directory", "gateway", "bucket"])
 async def store(request: pytest.FixtureRequest, blobs: DirectoryBlobs) -> AsyncIterator[Blobs]:
     if request.param == "directory":
         yield blobs
+        return
+    if request.param == "bucket":
+        yield request.getfixturevalue("s3")
         return
     transport = httpx.ASGITransport(gateway(blobs, "secret"))
     through = GatewayBlobs("http://gateway/", "secret", transport=transport)
@@ -197,3 +219,49 @@ async def test_what_killed_processes_left_half_written_goes_after_a_while(tmp_pa
     os.utime(tmp_path / "blobs" / "whole", (1, 1))
     assert await store.clear_drafts(3600) == 1
     assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [".new.0123", "whole"]
+
+
+async def test_a_stream_without_bytes_is_an_empty_blob(store: Blobs) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    await store.put("empty", nothing())
+    assert await read_all(store, "empty") == b""
+    assert await store.size("empty") == 0
+
+
+async def test_a_large_blob_goes_to_a_bucket_in_parts_and_comes_back_in_pieces(s3: S3Blobs, tmp_path: Path) -> None:
+    data = secrets.token_bytes(12 * CHUNK + 17)
+    (tmp_path / "file").write_bytes(data)
+    await s3.put("large", tmp_path / "file")
+    pieces = [part async for part in s3.get("large")]
+    assert len(pieces) > 3
+    assert b"".join(pieces) == data
+    assert b"".join([part async for part in s3.get("large", 5 * CHUNK, 9 * CHUNK)]) == data[5 * CHUNK : 9 * CHUNK]
+
+
+async def test_a_blob_that_breaks_off_is_not_in_the_bucket(s3: S3Blobs) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield bytes(8 * CHUNK)
+        raise ConnectionResetError("the sender is gone")
+
+    with pytest.raises((ConnectionResetError, Unavailable)):
+        await s3.put("one", broken())
+    with pytest.raises(NotFound):
+        await s3.size("one")
+    assert [name async for name in s3.list()] == []
+
+
+async def test_processes_see_whether_they_share_a_bucket(s3: S3Blobs, redis_url: str) -> None:
+    async with connect(redis_url) as client:
+        await check_shared(s3, client)
+        await check_shared(S3Blobs(s3.place), client)
+        with pytest.raises(Unavailable, match="does not hold 'nonce-"):
+            await check_shared(S3Blobs(f"s3://{BUCKET}/elsewhere"), client)
+
+
+async def test_a_bucket_that_is_not_there_is_named(s3: S3Blobs, redis_url: str) -> None:
+    async with connect(redis_url) as client:
+        with pytest.raises(Unavailable, match="s3://no-such-bucket/x is not there"):
+            await check_shared(S3Blobs("s3://no-such-bucket/x"), client)

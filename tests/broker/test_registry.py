@@ -125,3 +125,14 @@ async def test_what_newer_workers_say_is_read_without_what_is_not_known(
     await registry.progress("m", "w1", LoadProgress(worker="w1", stage="fetch"))
     await client.hset(keys.of_model("m", "loading"), "w1", '{"worker": "w1", "stage": "fetch", "eta": 3}')
     assert [one.stage for one in await registry.loading("m")] == ["fetch"]
+
+
+async def test_a_worker_is_asked_to_drain_and_hears_it_with_its_next_heartbeat(registry: Registry) -> None:
+    await registry.publish(CARD, FILE)
+    assert not await registry.heartbeat(worker())
+    assert (await registry.drain("w1")).id == "w1"
+    assert await registry.heartbeat(worker())
+    await registry.leave("w1")
+    with pytest.raises(NotFound, match="no worker 'w1' is alive; there is none"):
+        await registry.drain("w1")
+    assert not await registry.heartbeat(worker())

@@ -17,6 +17,7 @@ EXAMPLE = dict(re.findall(r"^#?(TELEPATCH_[A-Z_]+)=(.*)$", (ROOT / "deploy" / "e
 ROOMS: list[type[BaseModel]] = [
     telepatch.settings.Settings,
     telepatch_server.settings.Settings,
+    telepatch_server.settings.HostSettings,
     telepatch_worker.settings.Settings,
 ]
 FIELDS = [(room, name) for room in ROOMS for name in room.model_fields]

@@ -53,7 +53,7 @@ def test_the_import_contracts_cover_every_package():
 def test_the_extra_all_is_every_extra_but_the_developers_and_those_that_few_need():
     extras = PROJECT["project"]["optional-dependencies"]
     named = set(re.findall(r"[a-z]+", extras["all"][0].partition("[")[2]))
-    assert named == set(extras) - {"all", "dev", "adapters", "quantised", "train"}
+    assert named == set(extras) - {"all", "dev", "adapters", "quantised", "s3", "train"}
 
 
 def test_the_installed_commands_are_the_declared_ones_and_all_load():

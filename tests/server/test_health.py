@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from telepatch_broker.connection import connect, connect_sync
 from telepatch_broker.launcher import embedded_valkey
+from telepatch_broker.registry import Registry, WorkerInfo
 from telepatch_protocol.errors import TimeLimit
-from telepatch_server import keys
 from telepatch_server.common_metrics import OWN, SHARED
 from telepatch_server.settings import Settings
 
@@ -45,6 +48,51 @@ def test_without_a_worker_it_is_ready_to_take_jobs_where_that_is_the_question(ht
 def test_with_a_worker_it_is_ready(http: httpx.Client, worker: Any, graph: Make) -> None:
     http.post("/v1/jobs?wait=10", json=graph())
     assert http.get("/readyz").json() == {"ready": True, "workers": {"tiny": 1}}
+
+
+def test_a_worker_that_drains_does_not_make_it_ready(http: httpx.Client, redis_url: str, published: object) -> None:
+    async def tell(state: str) -> None:
+        async with connect(redis_url) as client:
+            info = WorkerInfo(id="w9", model="tiny", host="h", pid=1, device="cpu", started=1.0)
+            await Registry(client).heartbeat(info.model_copy(update={"state": state}))
+
+    asyncio.run(tell("ready"))
+    assert http.get("/readyz").status_code == 200
+    asyncio.run(tell("draining"))
+    assert http.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), "queue takes writes: no"),
+        (("REPLICAOF", "127.0.0.1", "1"), "TELEPATCH_REDIS_URL at the primary"),
+    ],
+)
+def test_a_queue_that_takes_no_writes_is_not_ready(
+    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, trouble: tuple[str, ...], says: str
+) -> None:
+    with embedded_valkey(tmp_path / "valkey") as url, connect_sync(url) as client:
+        own = settings.model_copy(update={"redis_url": url, "blobs": tmp_path / "blobs"})
+        http = serve(own)
+        client.execute_command(*trouble)
+        answer = http.get("/readyz")
+        assert answer.status_code == 503
+        assert says in answer.json()["detail"]
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        client.execute_command("CONFIG", "SET", "maxmemory", "0")
+
+
+def test_a_blob_store_that_cannot_be_written_is_not_ready(
+    serve: Callable[..., httpx.Client], settings: Any, tmp_path: Any, redis_url: str, published: object
+) -> None:
+    with embedded_valkey(tmp_path / "valkey") as url:
+        http = serve(settings.model_copy(update={"redis_url": url, "blobs": tmp_path / "blobs"}))
+        shutil.rmtree(tmp_path / "blobs")
+        (tmp_path / "blobs").write_text("no folder any more")
+        answer = http.get("/readyz")
+        assert answer.status_code == 503
+        assert "the blob store cannot be written to" in answer.json()["detail"]
 
 
 def test_requests_and_jobs_are_counted_by_call_and_not_by_id(
@@ -147,16 +195,23 @@ def test_the_page_says_that_redis_is_away_when_it_is(
     assert ("telepatch_redis_memory_bytes",) not in found
 
 
-def test_metrics_may_be_for_those_with_a_key_and_the_other_probes_are_not(
-    serve: Callable[..., httpx.Client], settings: Any, published: object, tmp_path: Path
+def test_metrics_may_be_for_operators_and_the_other_probes_are_not(
+    serve: Callable[..., httpx.Client], settings: Any, published: object, key: Callable[..., str]
 ) -> None:
-    key = keys.add(tmp_path / "keys.json", "ops")
-    more = {"keys_file": tmp_path / "keys.json", "gateway_metrics": "admin"}
-    http = serve(settings.model_copy(update=more))
-    answer = http.get("/metrics")
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert http.get("/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    operator, other = key("ops", scope="admin"), key("ada")
+    http = serve(settings.model_copy(update={"gateway_metrics": "admin"}))
+    answers = [http.get("/metrics", headers={"Authorization": f"Bearer {one}"} if one else {}) for one in ("", other)]
+    assert [answer.status_code for answer in answers] == [401, 403]
+    assert "--scope admin" in answers[1].json()["detail"]
+    assert http.get("/metrics", headers={"Authorization": f"Bearer {operator}"}).status_code == 200
     assert http.get("/healthz").status_code == 200
+
+
+def test_whoever_uses_this_machine_without_a_key_is_no_operator(
+    serve: Callable[..., httpx.Client], settings: Any, published: object
+) -> None:
+    assert serve(settings.model_copy(update={"gateway_metrics": "admin"})).get("/metrics").status_code == 403
+    assert serve(settings).get("/metrics").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -203,3 +258,14 @@ def _samples(text: str) -> list[tuple[str, Any]]:
             if not name.endswith("_created"):
                 found.append((name, sample))
     return found
+
+
+def test_all_gateways_tell_alike_of_what_they_share(
+    serve: Callable[..., httpx.Client], settings: Any, worker: Any, graph: Make
+) -> None:
+    one, other = serve(settings), serve(settings)
+    one.post("/v1/jobs?wait=10", json=graph())
+    shared = {measure.name for measure in SHARED if "redis" not in measure.name}
+    found = [{sample: value for sample, value in numbers(http).items() if sample[0] in shared} for http in (one, other)]
+    assert found[0] == found[1]
+    assert found[0]["telepatch_jobs", "tiny", "completed"] == 1

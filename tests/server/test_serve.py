@@ -28,7 +28,7 @@ from telepatch_server.serve import listening, url_of
 
 
 @contextmanager
-def process(settings: Any, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(settings: Any, *arguments: str, drain: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``telepatch gateway``, and the address that it printed."""
     command = [sys.executable, "-m", "telepatch", "gateway", "--port", "0", "--redis-url", settings.redis_url]
     found = subprocess.Popen(
@@ -36,7 +36,10 @@ def process(settings: Any, *arguments: str) -> Iterator[tuple[subprocess.Popen[s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_")},
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("TELEPATCH_")},
+            "TELEPATCH_GATEWAY_DRAIN_SECONDS": drain,
+        },
     )
     try:
         assert found.stdout is not None
@@ -57,7 +60,7 @@ def test_it_says_where_it_listens_and_ends_when_asked_with_streams_open(settings
             lines = stream.iter_lines()
             assert next(lines).startswith("retry:")
             gateway.send_signal(number)
-            list(lines)
+            assert ": this gateway ends" in "\n".join(lines)
         assert gateway.wait(4) in (0, -number)
         assert gateway.stderr is not None
         said = [json.loads(line) for line in gateway.stderr.read().splitlines()]
@@ -80,6 +83,30 @@ def test_a_waiting_submission_is_answered_when_the_gateway_ends(
         thread.join()
         assert (answer.status_code, answer.json()["jobs"][0]["state"]) == (202, "queued")
         assert gateway.wait(5) in (0, -signal.SIGTERM)
+
+
+def test_asked_to_end_it_says_that_it_is_not_ready_while_it_still_answers(
+    settings: Any, published: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process(settings, drain="3") as (gateway, url), httpx.Client(base_url=url, timeout=20) as http:
+        gateway.terminate()
+        until = time.monotonic() + 2
+        while "about to end" not in (ready := http.get("/readyz")).text and time.monotonic() < until:
+            time.sleep(0.02)
+        assert ready.status_code == 503
+        assert http.get("/v1/models").status_code == 200
+        assert http.get("/v1/events").status_code == 503
+        assert gateway.wait(20) == 0
+
+
+def test_asked_twice_it_ends_at_once(settings: Any, published: object) -> None:
+    with process(settings, drain="60") as (gateway, url):
+        gateway.terminate()
+        while "about to end" not in httpx.get(f"{url}/readyz").text:
+            time.sleep(0.02)
+        assert gateway.poll() is None
+        gateway.terminate()
+        assert gateway.wait(5) == 0
 
 
 def test_it_listens_for_others_only_with_keys(settings: Any, key: Callable[..., str]) -> None:

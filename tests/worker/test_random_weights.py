@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from telepatch_worker.cards import CardFile, LoadError, read_card
+from telepatch_worker.load import load
 from telepatch_worker.random_weights import build, noise, place
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -90,3 +91,14 @@ def test_an_unknown_family_or_configuration_field_is_refused_by_name():
 
 
 KNOWN = "6f427ebf9943bbbf0649adbf3faba43e0ef4b03b9658d13f"
+
+
+def test_a_model_that_will_not_fit_is_refused_with_the_numbers_before_it_is_made(tmp_path):
+    small = card()
+    with pytest.raises(
+        LoadError, match=r"gpt2-random: its weights need 0\.00 GiB in float32 on cpu, 0\.00 GiB are free"
+    ):
+        load(small, cache=tmp_path, free_bytes=1000)
+    huge = card(config={**small.config, "n_embd": 4_800_000})
+    with pytest.raises(LoadError, match=r"need [\d.]{7,} GiB"):
+        load(huge, cache=tmp_path)

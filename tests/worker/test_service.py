@@ -443,15 +443,99 @@ async def test_a_trace_does_not_wait_for_somebodys_generation_and_a_generation_j
         assert (await desk.values(job.id))["tokens"].tolist() == plain(desk.engine, [ids], new)[0]
 
 
+async def going(serving: Serving) -> None:
+    """Wait until somebody is on the floor who has begun."""
+    while serving._floor is None or not serving._floor._generations.begun:
+        await asyncio.sleep(0.001)
+
+
 async def test_asked_to_stop_it_finishes_the_generations_that_it_began(desk, monkeypatch):
     monkeypatch.setattr(desk.engine, "limits", BatchLimits(rows=1))
     begun, waits = desk.generation(A, 100), desk.generation(B, 100)
     await desk.submit(begun, waits)
     async with desk.worker() as serving:
-        await desk.until(begun.id, "running")
-        await asyncio.sleep(0.05)
+        await going(serving)
         serving.stop()
     assert [await desk.state(one.id) for one in (begun, waits)] == ["completed", "queued"]
+
+
+async def test_asked_to_stop_it_gives_back_at_once_what_it_has_not_begun_and_finishes_the_rest_after_that(
+    desk, monkeypatch
+):
+    monkeypatch.setattr(desk.engine, "limits", BatchLimits(rows=1))
+    begun, waits = desk.generation(A, 200), desk.generation(B, 200)
+    whole = desk.engine.model.whole
+    monkeypatch.setattr(desk.engine.model, "whole", lambda *given, **more: (time.sleep(0.01), whole(*given, **more))[1])
+    await desk.submit(begun, waits)
+    async with desk.worker() as serving:
+        await going(serving)
+        serving.stop()
+        await desk.until(waits.id, "queued")
+        assert await desk.state(begun.id) == "running"
+    assert await desk.state(begun.id) == "completed"
+    assert (await desk.lane.status("ada", waits.id)).attempts == 0
+
+
+@asynccontextmanager
+async def process_of(desk: Desk, folder: Path) -> AsyncIterator[tuple[subprocess.Popen[str], Registry]]:
+    """A worker as an operator starts it, once it is ready."""
+    command = [sys.executable, "-m", "telepatch", "worker", "--model", MODEL, "--redis-url", desk.url]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TELEPATCH_BLOBS": str(folder / "blobs")}
+    client = connect(desk.url)
+    registry = Registry(client)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    try:
+        while not await registry.workers(MODEL):
+            assert process.poll() is None
+            await asyncio.sleep(0.1)
+        yield process, registry
+    finally:
+        process.kill()
+        process.communicate()
+        await client.aclose()
+
+
+def lasting(desk: Desk) -> NewJob:
+    """A job that takes some seconds, on whatever machine: many products of large matrices, one after the other."""
+    steps = [desk.build.call(f"m{at}", "matmul", f"$m{at - 1}" if at else "$w", "$w") for at in range(60)]
+    nodes = [desk.build.get("h", "blocks.0:resid_post", [":", -1]), *steps, desk.build.call("n", "norm", "$m59")]
+    attachment = results.encode({"w": torch.zeros(1500, 1500)})
+    saves = {"n": "$n", "h": "$h"}
+    return desk.job(*nodes, constants={"w": {"tensor": "w"}}, attachment=attachment, saves=saves)
+
+
+async def test_asked_through_redis_it_says_that_it_drains_finishes_and_ends(desk, tmp_path):
+    async with process_of(desk, tmp_path) as (process, registry):
+        [worker] = await registry.workers(MODEL)
+        assert worker.state == "ready"
+        job = lasting(desk)
+        [id] = await desk.submit(job)
+        await desk.until(id, "running")
+        await registry.drain(worker.id)
+        until = time.monotonic() + 20
+        while (await registry.workers(MODEL))[0].state != "draining" and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        assert await desk.state(id) == "running"
+        late = desk.job()
+        await desk.submit(late)
+        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await desk.state(id) == "completed"
+        assert await desk.state(late.id) == "queued"
+        assert await registry.workers(MODEL) == []
+
+
+async def test_asked_twice_it_ends_at_once_and_its_jobs_are_queued_again(desk, tmp_path):
+    async with process_of(desk, tmp_path) as (process, registry):
+        job = lasting(desk)
+        await desk.submit(job)
+        await desk.until(job.id, "running")
+        process.send_signal(signal.SIGTERM)
+        while (await registry.workers(MODEL))[0].state != "draining":
+            await asyncio.sleep(0.01)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 5) == 0
+        assert await desk.state(job.id) == "queued"
 
 
 async def test_a_mistake_of_ours_leaves_the_job_to_the_next_try(desk, monkeypatch):

@@ -51,10 +51,12 @@ def run_worker(
     from telepatch_worker.settings import Settings, let_threads_sleep
 
     let_threads_sleep()
+    from telepatch_broker.places import refuse_password
     from telepatch_worker import service
 
     given: dict[str, Any] = {"model": model, "redis_url": redis_url, "blobs": blobs, "gateway_url": gateway_url}
     with _usage():
+        refuse_password(redis_url)
         service.main(_settings(Settings, given))
 
 

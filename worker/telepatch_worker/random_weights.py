@@ -84,6 +84,13 @@ def build(file: CardFile) -> PreTrainedModel:
     return model
 
 
+def planned_counts(file: CardFile) -> dict[str, int]:
+    """How many numbers of each dtype the model of a ``config:`` card will hold, without making any of them."""
+    with torch.device("meta"):
+        model = maker_of(file).from_config(_configuration(file), dtype=torch.float32)
+    return {"F32": sum(parameter.numel() for parameter in model.parameters())}
+
+
 def place(model: Placed, device: torch.device, dtype: torch.dtype) -> Placed:
     """The same model with parameters in a dtype; rotary tables and other buffers keep theirs, as when loaded."""
     for parameter in model.parameters():

@@ -9,8 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ import torch
 from transformers.utils.logging import disable_default_handler, enable_propagation
 
 from telepatch_broker import logs
-from telepatch_broker.blobs import Blobs, DirectoryBlobs
-from telepatch_broker.connection import check, connect
+from telepatch_broker.blobs import Blobs
+from telepatch_broker.checks import at_start
+from telepatch_broker.connection import connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
 from telepatch_broker.housekeeping import Housekeeping, broker_tasks
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import LoadProgress, Registry, WorkerInfo
-from telepatch_broker.shared import check_shared
 from telepatch_broker.tasks import Tasks
 from telepatch_broker.tracing import open_traces
 from telepatch_protocol.errors import BadArgument
-from telepatch_worker.cards import CardFile, read_card, read_cards
+from telepatch_worker.cards import CardFile, LoadError, read_card, read_cards
+from telepatch_worker.checks import blobs_of
 from telepatch_worker.engine import BatchLimits, Engine
+from telepatch_worker.first_forward import first_task
 from telepatch_worker.follow import follow
 from telepatch_worker.gauges import gauges
 from telepatch_worker.lead import Lead
@@ -52,6 +54,8 @@ _BEAT_SECONDS = 2.0
 _ALIVE = 0.75
 """For what part of a lease a worker counts as alive after it was heard of: it ends before its leases, which are renewed
 every quarter, so that whoever takes its jobs back can see that it is dead."""
+_HAND_BACK_SECONDS = 2.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(settings: Settings) -> None:
@@ -106,12 +110,14 @@ async def serve(settings: Settings, ranks: Ranks | None = None) -> None:
         loaded = await _loaded(file, settings, registry, worker, stop, ranks)
         if loaded is None:
             return
-        await registry.publish(loaded.card, loaded.tokenizer_json)
         watching = Watching(spans=spans)
         serving = Serving(_engine(loaded, settings, ranks), lane, worker, settings, Lead(ranks), watching)
+        await _tried(serving, loaded, registry, worker)
+        await registry.publish(loaded.card, loaded.tokenizer_json)
         watching.gauges = partial(gauges, serving, loaded)
         port = settings.worker_metrics_host, settings.worker_metrics_port
-        with housekeeping(settings, blobs).run(), metrics_port(*port, watching.snapshot, file.id, worker):
+        numbers = metrics_port(*port, watching.snapshot, file.id, worker)
+        with housekeeping(settings, blobs).run(), numbers, _at_once_when_asked_again(stop, serving):
             await _live(serving, registry, _info(loaded, worker, started), stop)
     if spans is not None:
         await asyncio.to_thread(spans.close)
@@ -163,8 +169,8 @@ def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
         file = card_of(settings.model_copy(update={"model": model}))
         return str(prepare(file, settings.cache, token_file=settings.token_file).folder or "")
 
-    tasks = Tasks({**broker_tasks(settings.redis_url, blobs, **lane_options), "fetch_model": fetch_model})
-    house = Housekeeping(settings.redis_url, tasks, queue="worker-housekeeping")
+    tasks = Tasks({**broker_tasks(settings.queue, blobs, **lane_options), "fetch_model": fetch_model})
+    house = Housekeeping(settings.queue, tasks, queue="worker-housekeeping")
     house.every(60, "expire_results")
     house.every(60, "expire_uploads")
     house.every(3, "reclaim")
@@ -173,23 +179,17 @@ def housekeeping(settings: Settings, blobs: Blobs) -> Housekeeping:
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[tuple[Registry, Lane, Blobs]]:
-    client = connect(settings.redis_url)
-    blobs = _blobs(settings)
+    client = connect(settings.queue)
+    blobs = blobs_of(settings)
     try:
-        await check(client)
-        await check_shared(blobs, client)
+        for risk in await at_start(client, blobs, settings.queue):
+            _log.warning("not_as_it_should_be", what=risk.what, found=risk.found, works=risk.works)
         lane = Lane(client, blobs, result_seconds=settings.result_seconds, record_seconds=settings.record_seconds)
         yield Registry(client), lane, blobs
     finally:
         if isinstance(blobs, GatewayBlobs):
             await blobs.aclose()
         await client.aclose()
-
-
-def _blobs(settings: Settings) -> Blobs:
-    if settings.gateway_url is not None and settings.worker_token is not None:
-        return GatewayBlobs(settings.gateway_url, settings.worker_token)
-    return DirectoryBlobs(settings.blobs)
 
 
 async def _loaded(
@@ -249,21 +249,41 @@ def _in_background(work: Callable[[], Loaded]) -> asyncio.Future[Loaded]:
     return future
 
 
+async def _tried(serving: Serving, loaded: Loaded, registry: Registry, worker: str) -> None:
+    """Run a job of one's own: only who has shown that it can says that it is ready.
+
+    Raises:
+        LoadError: it cannot.
+    """
+    await registry.progress(loaded.card.id, worker, LoadProgress(worker=worker, stage="try"))
+    try:
+        error = await serving.tried(first_task(loaded))
+    finally:
+        await registry.progress(loaded.card.id, worker, None)
+    if error is not None:
+        raise LoadError(
+            f"{loaded.card.id}: the model is loaded, and a first forward through the engine failed: {error}"
+        )
+
+
 async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: asyncio.Event) -> None:
     """Serve, and say so, until asked to stop."""
 
     async def beat() -> None:
         lease = serving.settings.worker_lease_seconds
         while True:
+            told = {"running": serving.running, "state": "draining" if stop.is_set() else "ready"}
             try:
-                now = info.model_copy(update={"running": serving.running})
-                await registry.heartbeat(now, seconds=_ALIVE * lease, numbers=serving.watching.snapshot())
+                now = info.model_copy(update=told)
+                if await registry.heartbeat(now, seconds=_ALIVE * lease, numbers=serving.watching.snapshot()):
+                    stop.set()
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
-            await asyncio.sleep(min(_BEAT_SECONDS, lease / 4))
+            await _pause(stop, min(_BEAT_SECONDS, lease / 4))
 
     async def listen() -> None:
         await stop.wait()
+        _log.info("worker_draining", worker=info.id, running=serving.running)
         serving.stop()
 
     beside = [asyncio.create_task(beat()), asyncio.create_task(listen())]
@@ -275,6 +295,41 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
             one.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         await registry.leave(info.id)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """So many seconds, or until asked to stop."""
+    if stop.is_set():
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+@contextmanager
+def _at_once_when_asked_again(stop: asyncio.Event, serving: Serving) -> Iterator[None]:
+    """A second SIGTERM or Ctrl-C ends the process now; what it has in hand goes back first, as it is."""
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    async def leave() -> None:
+        with suppress(Exception):
+            await asyncio.wait_for(serving.hand_back(), _HAND_BACK_SECONDS)
+        _log.warning("worker_ended_at_once", worker=serving.worker)
+        os._exit(0)
+
+    leaving: list[asyncio.Task[None]] = []
+
+    def asked() -> None:
+        if stop.is_set() and not leaving:
+            leaving.append(loop.create_task(leave()))
+        stop.set()
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, asked)
+    yield
 
 
 def _info(loaded: Loaded, worker: str, started: float) -> WorkerInfo:
@@ -294,7 +349,7 @@ def _on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             loop.add_signal_handler(number, stop.set)
     return stop
 

@@ -17,9 +17,11 @@ import structlog
 from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
+from telepatch_protocol.errors import TelepatchError
 from telepatch_protocol.reading import Reader
 from telepatch_protocol.subgraphs import trains
 from telepatch_worker.copies import Copies
+from telepatch_worker.desk import quiet, unkept, unseen
 from telepatch_worker.engine import Desk, Engine, Outcome, Settled, Task
 from telepatch_worker.floor import Floor
 from telepatch_worker.handing_in import HandingIn
@@ -132,9 +134,9 @@ class Serving:
         try:
             while not self._stop.is_set():
                 await self._safely(self._turn())
+            await self._safely(self._part_with_the_rest())
             while self._on_the_floor:
                 await self._safely(self._compute())
-            await self._put_down()
             while self._writing:
                 await asyncio.gather(*self._writing)
             await self._safely(self.lane.give_back(self.worker, list(self._mine)))
@@ -143,6 +145,36 @@ class Serving:
                 one.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             self._thread.shutdown()
+
+    async def _part_with_the_rest(self) -> None:
+        """Once asked to end: what has not begun, and what others can go on with, is theirs now."""
+        await self._put_down()
+        if self._on_the_floor:
+            await self._compute()  # those that have not begun are let go
+        busy = self._storing.union(() if self._floor is None else self._floor.jobs)
+        rest = [job for job in self._mine if job not in busy]
+        for job in rest:
+            await self._keeper.written(job)
+            await self._streams.flush(job)
+        await self.lane.give_back(self.worker, rest)
+        for job in rest:
+            self._streams.forget(job)
+        self._let_go(rest)
+        _log.info("jobs_given_back", jobs=rest, finishing=len(self._mine))
+
+    async def tried(self, task: Task) -> TelepatchError | None:
+        """Run a job of the worker's own, before any other; what it failed with, if it did."""
+        ended: list[Outcome] = []
+        desk = Desk(set, quiet, unseen, unkept, Settled(ended.append))
+        floor = self._lead.floor(self.engine, desk)
+        await self._in_thread(floor.add, [task])
+        while floor.busy:
+            await self._in_thread(_turns, floor)
+        return ended[0].error
+
+    async def hand_back(self) -> None:
+        """Return all jobs in hand, whatever has become of them so far: the process ends now."""
+        await self.lane.give_back(self.worker, list(self._mine))
 
     async def _turn(self) -> None:
         """New jobs, if there is room for some, and a turn for everybody in hand."""

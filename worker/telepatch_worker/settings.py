@@ -12,21 +12,20 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from telepatch_broker.logs import Format, Level
-from telepatch_protocol.environment import Variables
+from telepatch_broker.places import Places
 from telepatch_protocol.errors import BadArgument
 from telepatch_protocol.traceparent import exporters
 
 
-class Settings(Variables):
-    """What a worker is told when it starts; each field is the variable ``TELEPATCH_`` and its name in capitals.
+class Settings(Places):
+    """What a worker is told when it starts; each field is the variable ``TELEPATCH_`` and its name in
+    capitals, those of `Places` too.
 
     Attributes:
         model: which model to serve: the id of a card in `models`, or the path of a card file.
         models: folder of card files.
         cache: folder where fetched and converted weights are kept.
         token_file: a file that holds the access token for gated weights.
-        redis_url: ``redis://``, ``rediss://`` or ``unix://``.
-        blobs: folder for results, shared with the gateway of this host.
         gateway_url: the gateway, where results go through it instead; needs `worker_token`.
         worker_token: what the gateway wants to see for that.
         result_seconds: how long results are kept.
@@ -57,8 +56,6 @@ class Settings(Variables):
     models: Path = Path("models")
     cache: Path = Path("~/.cache/telepatch")
     token_file: Path | None = None
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    blobs: Path = Path("~/.local/share/telepatch/blobs")
     gateway_url: str | None = None
     worker_token: str | None = Field(default=None, min_length=16, repr=False)
     result_seconds: float = Field(default=86_400.0, gt=0)
@@ -79,7 +76,7 @@ class Settings(Variables):
     log_level: Level = "info"
     log_format: Format | None = None
 
-    @field_validator("cache", "blobs", "token_file")
+    @field_validator("cache", "token_file")
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()

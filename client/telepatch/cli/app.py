@@ -33,6 +33,8 @@ Read and change what happens inside a neural network that runs somewhere else.
   telepatch keys add alice             a key for a person, shown once
   telepatch gateway --host 0.0.0.0     the HTTP service
   telepatch worker --model gpt2        a model, ready to be read and changed
+  telepatch host                       models, loaded and unloaded as you ask for it
+  telepatch check                      would it work, as this machine is set up
 """
 
 
@@ -52,6 +54,9 @@ class RoomCommands(TyperGroup):
             ctx.fail(f"No such command {cmd_name!r}. {hint}")
         command = typer.main.get_command(discovery.load(cmd_name))
         command.name = cmd_name
+        if isinstance(command, TyperGroup):
+            for name, app in discovery.added(cmd_name).items():
+                command.add_command(typer.main.get_command(app), name)
         return command
 
 

@@ -20,10 +20,20 @@ def commands() -> dict[str, EntryPoint]:
 
 def load(name: str) -> typer.Typer:
     """Import the room that brings the command and return its application."""
-    point = commands()[name]
+    return _application(commands()[name])
+
+
+def added(name: str) -> dict[str, typer.Typer]:
+    """Commands below that one which another room brings, by name."""
+    return {point.name: _application(point) for point in entry_points(group=f"{GROUP}.{name}")}
+
+
+def _application(point: EntryPoint) -> typer.Typer:
     app = vars(importlib.import_module(point.module)).get(point.attr)
     if not isinstance(app, typer.Typer):
-        raise TypeError(f"{point.value}, declared as command {name!r}, is {type(app).__name__}, not a typer.Typer")
+        raise TypeError(
+            f"{point.value}, declared as command {point.name!r}, is {type(app).__name__}, not a typer.Typer"
+        )
     return app
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from telepatch_broker.events import AT_ONCE, check_place
 from telepatch_broker.jobs import Result
 from telepatch_broker.people import Caller
+from telepatch_protocol.errors import Unavailable
 from telepatch_protocol.jobs import INLINE_LIMIT, Event
 from telepatch_server.auth import PROTECTED, Asking
 from telepatch_server.problems import responses
@@ -26,6 +27,9 @@ router = APIRouter(
 TOGETHER = INLINE_LIMIT
 """Bytes of results that come with events that are told together; the others are fetched, many in one request, which
 costs about as much as this many bytes do in base64."""
+
+GOODBYE = "retry: 250\n: this gateway ends; connect again with the last id, here or at another gateway\n\n"
+"""The end of a stream whose gateway ends: nothing has been lost, and whoever listens goes on elsewhere."""
 
 _PIECE = 64 * 1024
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -40,11 +44,13 @@ async def events(
     last_event_id: Annotated[str | None, Header(description="Begin behind this event.")] = None,
 ) -> StreamingResponse:
     """Everything that happens to one's jobs, from now on or from a place on; small results ride along."""
+    if found.closing.is_set():
+        raise Unavailable("this gateway is about to end; connect again, to this address or to another gateway")
     place, person = last_event_id or after, known.person
     start = await found.log.last(person) if place is None else check_place(place)
     missed = await found.log.missed(person, start)
     stream = _stream(known, found, start, missed, frozenset(job or ()))
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(found.metrics.streaming(stream), media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _stream(known: Caller, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
@@ -53,22 +59,23 @@ async def _stream(known: Caller, found: Services, start: str, missed: bool, only
     if missed:
         yield frame(start, "missed", {"after": start})
     last = start
-    with found.metrics.streaming():
-        async with found.hub.bunches(known.person, start) as arriving:
-            async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-                # so many at once come to slow readers, for whom not all may have been kept
-                if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
-                    yield frame(last, "missed", {"after": last})
-                last = bunch[-1].id if bunch else last
-                events = [event for event in bunch if not only or event.job in only]
-                results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
-                if not still:
-                    return
-                if events:
-                    for text in _told(events, results):
-                        yield text
-                elif not bunch:
-                    yield ": heartbeat\n\n"
+    async with found.hub.bunches(known.person, start) as arriving:
+        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            # so many at once come to slow readers, for whom not all may have been kept
+            if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
+                yield frame(last, "missed", {"after": last})
+            last = bunch[-1].id if bunch else last
+            events = [event for event in bunch if not only or event.job in only]
+            results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
+            if not still:
+                return
+            if events:
+                for text in _told(events, results):
+                    yield text
+            elif not bunch:
+                yield ": heartbeat\n\n"
+    if found.closing.is_set():
+        yield GOODBYE
 
 
 def frame(place: str, type: str, data: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class Alive(Frozen):
 
 
 class Ready(Frozen):
-    """Redis answers, and these models have this many workers."""
+    """Jobs would run: the queue and the blob store take writes, and these models have this many workers."""
 
     ready: bool = True
     workers: dict[str, int]
@@ -44,7 +44,7 @@ async def healthz() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", responses=responses(503))
+@router.get("/readyz", responses=responses(422, 503))
 async def readyz(
     found: Found,
     workers: Annotated[
@@ -52,12 +52,18 @@ async def readyz(
     ] = True,
 ) -> Ready:
     """Whether a job would run now; if not, which part is missing."""
+    if found.closing.is_set():
+        raise Unavailable("not ready: this gateway is about to end")
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             overview = await found.registry.overview()
+            trouble = await found.readiness.trouble()
     except _AWAY:
         raise Unavailable("not ready: Redis does not answer") from None
-    alive = {model.id: len(model.workers) for model in overview if model.workers}
+    if trouble is not None:
+        raise Unavailable(f"not ready: {trouble}")
+    counts = {model.id: sum(worker.state == "ready" for worker in model.workers) for model in overview}
+    alive = {model: count for model, count in counts.items() if count}
     if workers and not alive:
         loading = [f"{model.id}: {one.stage}" for model in overview for one in model.loading]
         raise Unavailable(f"not ready: no worker is alive ({', '.join(loading) or 'none is loading a known model'})")

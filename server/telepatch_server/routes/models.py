@@ -47,7 +47,10 @@ class Spoken(Frozen):
 
 
 class ModelSummary(Frozen):
-    """A model as lists show it; `workers` counts those that are alive, `queued` the jobs that wait for one."""
+    """A model as lists show it; `workers` counts those that are alive, `queued` the jobs that wait for one.
+
+    One that is `unloaded` is served no more, and its jobs wait until it is loaded again.
+    """
 
     id: str
     revision: str
@@ -56,6 +59,7 @@ class ModelSummary(Frozen):
     queued: int
     workers: int
     loading: tuple[LoadProgress, ...] = ()
+    unloaded: bool = False
     limits: Limits
 
 
@@ -93,6 +97,7 @@ async def models(known: Asking, found: Found) -> ModelList:
                 queued=about.queued,
                 workers=len(about.workers),
                 loading=about.loading,
+                unloaded=about.id in found.catalogue.unloaded,
                 limits=card.limits,
             )
         )
