@@ -19,18 +19,14 @@ ROOT = Path(__file__).parents[2]
 TOLD = {
     "broker/telepatch_broker/blobs.py",  # the age of files that were left half-written
     "broker/telepatch_broker/events.py",  # when a gateway told something, which is shown
+    "broker/telepatch_broker/hosts.py",  # when a host was last heard of, which is shown
     "broker/telepatch_broker/registry.py",  # when a worker was last heard of, which is shown
     "broker/telepatch_broker/tracing.py",  # the beginning and end of what is traced
-    "protocol/telepatch_protocol/jobs.py",  # the beginning of ids, so that they sort
-    "server/telepatch_server/allowance.py",  # when the next day begins, which is shown
-    "server/telepatch_server/people_commands.py",  # the age of keys, which is shown
-    "server/telepatch_server/templates.py",  # what a chat template writes as today's date
-    "server/telepatch_server/up.py",  # starting everything on this machine
     "worker/telepatch_worker/service.py",  # when a worker began, which is shown
     "worker/telepatch_worker/spans.py",  # the beginning and end of what is traced
     "worker/telepatch_worker/watching.py",  # when a worker began, which is shown
 }
-"""Who reads the time of day, and what for: never for a lease, a queue, a result or a key that ends."""
+"""Who reads the time of day in the rooms of the queue and of its workers, and what for: never for a lease or a queue."""
 
 
 def reads_the_time(path: Path) -> bool:
@@ -47,7 +43,7 @@ def reads_the_time(path: Path) -> bool:
 
 
 def test_the_time_of_day_is_read_only_to_be_shown() -> None:
-    rooms = [ROOT / room for room in ("protocol", "broker", "server", "worker")]
+    rooms = [ROOT / room for room in ("broker", "worker")]
     found = [path for room in rooms for path in room.rglob("*.py") if reads_the_time(path)]
     assert {str(path.relative_to(ROOT)) for path in found} == TOLD
 
