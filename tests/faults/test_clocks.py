@@ -26,7 +26,7 @@ TOLD = {
     "worker/telepatch_worker/spans.py",  # the beginning and end of what is traced
     "worker/telepatch_worker/watching.py",  # when a worker began, which is shown
 }
-"""Who reads the time of day in the rooms of the queue and of its workers, and what for: never for a lease or a queue."""
+"""Who reads the time of day in the rooms of the queue and of workers, and what for: never for a lease or a queue."""
 
 
 def reads_the_time(path: Path) -> bool:
