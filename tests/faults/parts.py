@@ -211,7 +211,8 @@ class Stack:
     def serving(self) -> list[str]:
         """Workers that say that they are alive."""
         with suppress(redis.RedisError), self.redis() as client:
-            return sorted(key.decode() for key in client.scan_iter("telepatch:worker:*", count=10_000))
+            keys = [key.decode() for key in client.scan_iter("telepatch:worker:*", count=10_000)]
+            return sorted(key for key in keys if not key.endswith(":numbers"))
         return []
 
     def close(self) -> None:

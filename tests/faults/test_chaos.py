@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.faults.parts import Part, Stack, stack
+from tests.faults.parts import Part, Stack, stack, until
 from tests.faults.people import Document, Person, child, fit, generation, terminal_events, trace
 
 from telepatch_protocol.errors import ERRORS, JobError
@@ -100,7 +100,7 @@ class Killer:
             group = self._draw.choice(("worker", "worker", "gateway", "queue"))
             part = self._draw.choice(self._of(group))
             if not part.alive:
-                part = self._draw.choice([one for one in self._service.parts() if one.alive])
+                part = self._draw.choice(until(lambda: [one for one in self._service.parts() if one.alive]))
             self.killed.append(part.name)
             part.kill()
             again = 0.3 if part is self._service.queue else self._draw.uniform(0.2, 3.0)
