@@ -198,10 +198,10 @@ def test_the_page_says_that_redis_is_away_when_it_is(
 def test_metrics_may_be_for_those_with_a_key_and_the_other_probes_are_not(
     serve: Callable[..., httpx.Client], settings: Any, published: object, key: Callable[..., str]
 ) -> None:
+    root = key("root", scope="admin")
     http = serve(settings.model_copy(update={"gateway_metrics": "admin"}))
     answer = http.get("/metrics")
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    root = key("root", scope="admin")
     assert http.get("/metrics", headers={"Authorization": f"Bearer {root}"}).status_code == 200
     assert http.get("/healthz").status_code == 200
 
