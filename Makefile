@@ -18,7 +18,7 @@ PIP_ARGS ?=
 ARGS ?=
 INSTALLED := $(VENV)/.installed-$(FLAVOUR)
 
-.PHONY: help setup demo test slow check bench thin up clean
+.PHONY: help setup demo test slow faults check bench thin up clean
 
 help: ## This list
 	@echo "Telepatch: make <target>"
@@ -51,6 +51,9 @@ test: setup ## The test suite, in some ten minutes
 
 slow: setup ## What takes long beside it: whole programs and long experiments
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+faults: setup ## Kill, hold up and starve parts of a service that runs: no job is lost, and each ends once
+	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
 check: setup ## Lint, format, types, import contracts, deployment files
 	$(BIN)/ruff check .

@@ -10,7 +10,19 @@ from pathlib import Path
 
 from bench.report import RESULTS, Figure, kept, table
 
-NAMES = ("one", "clients", "overhead", "sweeps", "memory", "generation", "gradients", "fit", "beside_fit", "growth")
+NAMES = (
+    "one",
+    "clients",
+    "overhead",
+    "sweeps",
+    "memory",
+    "generation",
+    "gradients",
+    "fit",
+    "beside_fit",
+    "fairness",
+    "growth",
+)
 ALSO = ("gpu", "load")
 """Only where they are asked for: one needs a machine of its own kind, the other half an hour."""
 

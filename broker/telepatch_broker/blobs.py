@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from telepatch_protocol.errors import BadArgument, NotFound
+from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
 
 CHUNK = 1024 * 1024
 """Bytes that are held at once while a blob is written or read."""
 
 Source = bytes | Path | AsyncIterable[bytes]
 """What a blob can be written from."""
+
+_CANNOT_BE_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
@@ -89,7 +94,11 @@ class DirectoryBlobs:
         return self.directory / check_name(name)
 
     async def put(self, name: str, data: Source) -> None:
-        """Write a blob beside its place and move it there, so that nobody ever sees half of one."""
+        """Write a blob beside its place and move it there, so that nobody ever sees half of one.
+
+        Raises:
+            Unavailable: the disk is full, or does not take it for another reason.
+        """
         target = self._path(name)
         # No blob's name starts with a dot.
         draft = self.directory / f".{name[:100]}.{secrets.token_hex(8)}"
@@ -99,6 +108,10 @@ class DirectoryBlobs:
                 async for chunk in chunks_of(data):
                     await asyncio.to_thread(file.write, chunk)
                 await asyncio.to_thread(_publish, file, draft, target)
+        except OSError as error:
+            if error.errno in _CANNOT_BE_WRITTEN:
+                raise _no_room(error) from error
+            raise
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
@@ -133,6 +146,17 @@ class DirectoryBlobs:
             if name.startswith(prefix):
                 yield name
 
+    async def clear_drafts(self, seconds: float = 86400.0) -> int:
+        """Remove what processes left half-written that were killed, this long ago; returns how many there were."""
+        return await asyncio.to_thread(_clear_drafts, self.directory, time.time() - seconds)
+
+
+def _no_room(error: OSError) -> Unavailable:
+    return Unavailable(
+        f"the blob store of this service takes nothing: {error.strerror}. Try again later; for whoever runs the "
+        "service, the run-book has 'The blob store is full'"
+    )
+
 
 def _publish(file: BinaryIO, draft: Path, target: Path) -> None:
     """Give a finished file its name, in a way that survives a power cut."""
@@ -144,6 +168,17 @@ def _publish(file: BinaryIO, draft: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _clear_drafts(directory: Path, before: float) -> int:
+    drafts = [entry for entry in os.scandir(directory) if entry.name.startswith(".")] if directory.is_dir() else []
+    removed = 0
+    for entry in drafts:
+        with suppress(FileNotFoundError):  # it is finished just now
+            if entry.stat().st_mtime < before:
+                Path(entry.path).unlink()
+                removed += 1
+    return removed
 
 
 def _names(directory: Path) -> list[str]:

@@ -15,6 +15,7 @@ from telepatch_broker.scripting import Scripts
 
 _LANES: tuple[LaneName, ...] = ("interactive", "long")
 _MOST_PEOPLE = 2000
+_PEOPLE_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,20 @@ class Condition:
 
     async def queues(self, model: str, *, named: int = 0) -> list[Queue]:
         """Both lanes of a model, of the first 2,000 people in each, with the `named` people who have most."""
-        rows = await self._run("queues", model, _MOST_PEOPLE, named)
-        return [_queue(lane, *row) for lane, row in zip(_LANES, rows, strict=True)]
+        return [await self._queue(model, lane, named) for lane in _LANES]
+
+    async def _queue(self, model: str, lane: LaneName, named: int) -> Queue:
+        """A lane, some people at a time: nobody else is served while a script looks."""
+        people, seen, jobs, oldest = 1, 0, 0, 0
+        lengths: dict[str, int] = {}
+        while seen < min(people, _MOST_PEOPLE):
+            last = seen + _PEOPLE_AT_ONCE - 1
+            place = "long" if lane == "long" else ""
+            people, some, age, longest = await self._run("queues", model, place, seen, last, named)
+            jobs, oldest, seen = jobs + some, max(oldest, age), last + 1
+            lengths |= {name.decode(): int(number) for name, number in zip(longest[::2], longest[1::2], strict=True)}
+        most = sorted(lengths.items(), key=lambda one: (-one[1], one[0]))[:named]
+        return Queue(lane, people, jobs, oldest / 1000, tuple(most))
 
     async def totals(self, model: str) -> Totals:
         """What happened to its jobs."""
@@ -116,11 +129,3 @@ class Condition:
             journal=bool(int(info.get("aof_enabled", 0))),
             journal_ok=written == ("ok", "ok"),
         )
-
-
-def _queue(lane: LaneName, people: int, jobs: int, oldest: int, longest: Sequence[bytes | int]) -> Queue:
-    names, lengths = longest[::2], longest[1::2]
-    pairs = tuple(
-        (name.decode(), int(length)) for name, length in zip(names, lengths, strict=True) if isinstance(name, bytes)
-    )
-    return Queue(lane, people, jobs, oldest / 1000, pairs)

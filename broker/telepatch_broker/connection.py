@@ -10,7 +10,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from telepatch_protocol.errors import BadArgument, Unavailable
@@ -23,6 +23,10 @@ BLOCK_SECONDS = 2.0
 
 LOST: tuple[type[Exception], ...] = (RedisError,)
 """What calls of this room raise once Redis has been away for too long; for rooms that do not know redis."""
+
+_FULL = "OOM command not allowed"
+_REFUSES = ("MISCONF", "NOREPLICAS", "READONLY", "read only replica")
+"""How a server says that it does not write: its disk fails, its replicas are away, or it is a replica itself."""
 
 _CONNECTIONS = 64
 _RETRIES = 20
@@ -83,6 +87,26 @@ async def check(client: redis.asyncio.Redis) -> None:
         await client.ping()
     except (RedisError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {error}") from None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether Redis says that it may take no more memory."""
+    return isinstance(error, OutOfMemoryError) or _FULL in str(error)
+
+
+def what_is_wrong(error: Exception) -> str:
+    """What one of `LOST` means for those who want something of this service."""
+    if is_full(error):
+        return (
+            "the queue of this service is full: it takes nothing new until some of what it holds has ended or expired. "
+            "Jobs that were accepted go on. Try again later; for whoever runs it, the run-book has 'Redis is full'"
+        )
+    if any(word in str(error) for word in _REFUSES):
+        return (
+            "the queue of this service can be read and not written to just now. Jobs that were accepted wait. Try "
+            "again later; for whoever runs it, the run-book has 'Redis does not write'"
+        )
+    return "the queue of this service cannot be reached; try again in a moment"
 
 
 async def now_ms(client: redis.asyncio.Redis) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +18,8 @@ from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 
-from telepatch_broker.blobs import Blobs
-from telepatch_broker.connection import connect, connect_sync
+from telepatch_broker.blobs import Blobs, DirectoryBlobs
+from telepatch_broker.connection import connect, connect_sync, is_full
 from telepatch_broker.data import Uploads
 from telepatch_broker.lane import Lane
 from telepatch_broker.tasks import Task, Tasks
@@ -138,12 +141,28 @@ class Housekeeping:
         if not self._periodic:
             return
         step = min(1.0, *(seconds / 4 for seconds, _, _ in self._periodic))
+        here: dict[str, float] = {}
         with connect_sync(self._url) as client:
             while not stopping.wait(step):
                 try:
                     self._enqueue_due(client)
                 except (RedisError, OSError) as error:
                     log.warning("housekeeping could not enqueue: %r", error)
+                    if is_full(error):
+                        self._run_due(here)
+
+    def _run_due(self, last: dict[str, float]) -> None:
+        """Run what is due here and now: what makes room must not wait for RQ, which needs room to write."""
+        for seconds, name, arguments in self._periodic:
+            if time.monotonic() - last.get(name, -seconds) < seconds:
+                continue
+            last[name] = time.monotonic()
+            try:
+                found = self._tasks[name](*arguments)
+                if inspect.iscoroutine(found):
+                    asyncio.run(found)
+            except Exception as error:
+                log.warning("housekeeping: %s failed: %r", name, error)
 
     def _enqueue_due(self, client: redis.Redis) -> None:
         for seconds, name, arguments in self._periodic:
@@ -212,6 +231,8 @@ def broker_tasks(url: str, blobs: Blobs, **options: Any) -> Mapping[str, Task]:
     """
 
     async def expire_results() -> int:
+        if isinstance(blobs, DirectoryBlobs):
+            await blobs.clear_drafts()
         async with connect(url) as client:
             return await Lane(client, blobs, **options).expire_results()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from telepatch_protocol.jobs import JobStatus, Price, Priority, SavedMeta
+from telepatch_protocol.understood import understood
 
 LaneName = Literal["interactive", "long"]
 """Jobs that are over in one go, and jobs that run slice by slice."""
@@ -162,7 +163,7 @@ def saves_to_json(saves: Mapping[str, SavedMeta]) -> str:
 
 def saves_from_json(text: bytes | str) -> dict[str, SavedMeta]:
     """What `saves_to_json` wrote."""
-    return {name: SavedMeta.model_validate(meta) for name, meta in json.loads(text).items()}
+    return {name: understood(SavedMeta, meta) for name, meta in json.loads(text).items()}
 
 
 def parents_to_json(parents: Mapping[str, Source]) -> str:

@@ -60,6 +60,9 @@ CARDS = "telepatch:cards"
 NONCE = "telepatch:nonce"
 """Hash: name and content of the blob by which processes see that they share one blob store."""
 
+QUARANTINE = "telepatch:quarantine"
+"""Sorted set: ids of jobs that workers died of, by the time at which they were put there."""
+
 SCHEMA = "telepatch:schema"
 """String: the version of all that stands here."""
 
@@ -102,6 +105,11 @@ def check_id(id: str) -> str:
 def job(id: str) -> str:
     """Hash: one job."""
     return f"telepatch:job:{id}"
+
+
+def quarantined(id: str) -> str:
+    """Hash: what is kept of a job in quarantine."""
+    return f"telepatch:quarantine:{id}"
 
 
 def children(id: str) -> str:

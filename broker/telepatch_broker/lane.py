@@ -24,7 +24,7 @@ from telepatch_broker.jobs import Completion, NewJob, TakenJob, parents_from_jso
 from telepatch_broker.limits import Limits
 from telepatch_broker.records import Records
 from telepatch_broker.scripting import Scripts
-from telepatch_broker.storing import store
+from telepatch_broker.storing import store, store_anyway
 from telepatch_broker.submitting import Submitter
 from telepatch_protocol.errors import BadArgument, Conflict, ErrorRecord, NotFound
 from telepatch_protocol.jobs import ENDED, INLINE_LIMIT, UNENDED, Accepted, SavedMeta, State
@@ -35,6 +35,9 @@ _TAKEN = (
 )  # fmt: skip
 _SWEEP = 200
 
+QUARANTINED = 100
+"""How many jobs are kept in quarantine; of more, the newest."""
+
 
 class Lane(Records):
     """The life of jobs: gateways submit and cancel them, workers take and end them.
@@ -44,7 +47,8 @@ class Lane(Records):
         blobs: where large attachments and results go.
         result_seconds: how long a result is kept after its job ended.
         record_seconds: how long the record of a job is kept after its result.
-        max_attempts: workers that may die over a job before it fails.
+        max_attempts: workers that may lose a job, for whatever reason, before it fails.
+        max_deaths: workers that may die while they have it, before it goes into quarantine.
 
     Example:
         >>> lane = Lane(connect("redis://localhost"), DirectoryBlobs(Path("blobs")))
@@ -62,12 +66,13 @@ class Lane(Records):
         result_seconds: float = 86400.0,
         record_seconds: float = 7 * 86400.0,
         max_attempts: int = 3,
+        max_deaths: int = 2,
     ) -> None:
         super().__init__(client, blobs)
         self._run = Scripts(client)
         self._submitter = Submitter(self._run, self._store, blobs, round(result_seconds * 1000))
         self._record_ms = round(record_seconds * 1000)
-        self._max_attempts = max_attempts
+        self._limits = (max_attempts, max_deaths)
 
     # What a gateway does.
 
@@ -217,7 +222,7 @@ class Lane(Records):
         size = len(result) if isinstance(result, bytes) else result.stat().st_size
         inline, blob = b"", ""
         if size > INLINE_LIMIT:
-            blob = await self._store("out", result)
+            blob = await store_anyway(self._run, self._blobs, "out", result)
         else:
             inline = result if isinstance(result, bytes) else result.read_bytes()
         return saves_to_json(one.saves), inline, blob, size, json.dumps(list(one.warnings)), one.seconds
@@ -257,7 +262,7 @@ class Lane(Records):
         Returns:
             False when the job is not this worker's any more.
         """
-        blob = await self._store("checkpoint", data)
+        blob = await store_anyway(self._run, self._blobs, "checkpoint", data)
         return bool(await self._run("checkpoint", keys.check_id(id), worker, blob, seconds))
 
     async def slice_over(self, id: str, worker: str, *, slice_seconds: float = 30.0) -> bool:
@@ -282,7 +287,9 @@ class Lane(Records):
     # What anybody does from time to time.
 
     async def reclaim(self, model: str | None = None) -> list[str]:
-        """Take back jobs whose worker has not renewed its lease; they go first, and alone, or fail with `WorkerLost`.
+        """Take back jobs whose worker has not renewed its lease; they go first, and alone.
+
+        One that was lost too often fails with `WorkerLost`; if workers died of it, it is kept in quarantine.
 
         Args:
             model: of one model, or of all.
@@ -290,7 +297,7 @@ class Lane(Records):
         models = [model] if model is not None else await self._models()
         ids: list[str] = []
         for name in models:
-            ids += [id.decode() for id in await self._run("reclaim", name, self._max_attempts, _SWEEP)]
+            ids += [id.decode() for id in await self._run("reclaim", name, *self._limits, _SWEEP, QUARANTINED)]
         return ids
 
     async def expire_results(self) -> int:

@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 
+from telepatch_protocol.printable import printable
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
 
@@ -47,6 +49,7 @@ def configure(level: Level = "info", format: Format | None = None, stream: TextI
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             without_values,
+            *([_seen] if people else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -81,6 +84,11 @@ def without_values(logger: object, method: str, event: Event) -> Event:
         if isinstance(error, OSError) and error.strerror:
             event["reason"] = error.strerror
     return event
+
+
+def _seen(logger: object, method: str, event: Event) -> Event:
+    """What a terminal would obey is spelled out, and every event stays on its line; JSON does that by itself."""
+    return {name: printable(one, lines=False) if isinstance(one, str) else one for name, one in event.items()}
 
 
 def _error(

@@ -22,6 +22,7 @@ from telepatch_protocol.errors import (
     from_record,
 )
 from telepatch_protocol.jobs import ENDED, JobStatus, Price, Priority, State, Timings
+from telepatch_protocol.understood import understood
 
 _STATUS = (
     "person", "model", "lane", "state", "attempts", "submitted", "queued", "started", "ended", "price", "error",
@@ -226,7 +227,7 @@ def _status(id: str, fields: Fields, position: int | None) -> JobStatus:
             ended=_seconds(fields, "ended"),
         ),
         price=Price.model_validate_json(price) if price else None,
-        error=ErrorRecord.model_validate_json(error) if error else None,
+        error=understood(ErrorRecord, error) if error else None,
         warnings=tuple(json.loads(fields["warnings"] or b"[]")),
         saves=saves_from_json(fields["saves"] or b"{}"),
         result_bytes=int(size) if size else None,
@@ -242,7 +243,7 @@ def _result(id: str, fields: Fields) -> Result:
     if state == "cancelled":
         raise Cancelled(f"job {id} was cancelled")
     if fields["error"]:
-        raise from_record(ErrorRecord.model_validate_json(fields["error"]))
+        raise from_record(understood(ErrorRecord, fields["error"]))
     inline, blob = fields["inline"], fields["blob"]
     if fields["expired"] or (inline is None and blob is None):
         raise Expired(f"job {id} completed, but its result is no longer kept; submit it again under a new id")

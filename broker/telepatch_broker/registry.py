@@ -10,11 +10,14 @@ from typing import Any, Literal, cast
 
 import redis.asyncio
 from pydantic import ConfigDict
+from redis.exceptions import RedisError
 
 from telepatch_broker import keys
+from telepatch_broker.connection import is_full
 from telepatch_protocol.card import Frozen, ModelCard
 from telepatch_protocol.errors import BadArgument, NotFound
 from telepatch_protocol.jobs import State
+from telepatch_protocol.understood import understood
 
 _LOADING_SECONDS = 60
 _DRAIN_SECONDS = 3600
@@ -104,7 +107,7 @@ class Registry:
         Raises:
             NotFound: no worker ever published it; the message names those that are there.
         """
-        return ModelCard.model_validate_json(await self.card_json(model))
+        return understood(ModelCard, await self.card_json(model))
 
     async def card_json(self, model: str) -> bytes:
         """The card of a model as it was published, for those who see by it whether anything has changed.
@@ -149,7 +152,14 @@ class Registry:
             pipeline.set(keys.numbers(worker.id), json.dumps(numbers), px=round(seconds * 1000))
         pipeline.sadd(keys.of_model(worker.model, "workers"), worker.id)
         pipeline.exists(keys.drain(worker.id))
-        return bool((await pipeline.execute())[-1])
+        try:
+            return bool((await pipeline.execute())[-1])
+        except RedisError as error:
+            if not is_full(error):
+                raise
+            # What it said before stays true for the most part; it must not look dead.
+            await self._redis.pexpire(keys.worker(worker.id), round(seconds * 1000))
+            return bool(await self._redis.exists(keys.drain(worker.id)))
 
     async def leave(self, worker: str) -> None:
         """Say that a worker stops."""
@@ -177,7 +187,7 @@ class Registry:
         found = {id: text for id, text in zip(ids, texts, strict=True) if text is not None}
         if gone := [id for id in ids if id not in found]:
             await _awaited(self._redis.srem(key, *gone))
-        return [info for text in found.values() if (info := WorkerInfo.model_validate_json(text)).model == model]
+        return [info for text in found.values() if (info := understood(WorkerInfo, text)).model == model]
 
     async def progress(self, model: str, worker: str, progress: LoadProgress | None) -> None:
         """Say how far a worker is with loading a model; None when it is done."""
@@ -193,7 +203,7 @@ class Registry:
     async def loading(self, model: str) -> list[LoadProgress]:
         """Workers that are loading a model, unless they have said nothing for a minute."""
         found = await _awaited(self._redis.hgetall(keys.of_model(model, "loading")))
-        return [LoadProgress.model_validate_json(text) for _, text in sorted(found.items())]
+        return [understood(LoadProgress, text) for _, text in sorted(found.items())]
 
     async def counts(self, model: str) -> dict[State, int]:
         """Jobs by state: of now for waiting, queued and running, of all times for those that ended."""

@@ -13,12 +13,25 @@ NAMES = (
     "submit", "take", "renew", "complete", "fail", "cancel", "reclaim", "requeue", "note", "checkpoint", "slice",
     "discard", "expire", "upload_begin", "upload_part", "upload_finish", "upload_delete",
     "edit_put", "ask", "key_add", "key_rotate", "key_remove", "key_adopt", "queues",
+    "quarantine_drop", "reserve",
 )  # fmt: skip
 """The scripts there are; the steps that they share are in ``common.lua`` and ``people.lua``."""
 
 
 SHARED = ("common", "people")
 """What stands before each script."""
+
+_NEW = {"submit", "note", "edit_put", "upload_begin", "upload_part", "upload_finish", "key_add", "key_adopt"}
+_READ = {"ask", "queues"}
+
+EVEN_WHEN_FULL = frozenset(NAMES) - _NEW - _READ
+"""Scripts that bring what was accepted to its end, or make room: a server that is full must not refuse these.
+
+Over its ``maxmemory`` it refuses the first command of a script that may take memory, unless another one that writes
+came before. So these begin with one that never takes any.
+"""
+
+_BEGINNING = "redis.call('DEL', 'telepatch:nothing')\n"
 
 
 class Scripts:
@@ -29,7 +42,7 @@ class Scripts:
         folder = files("telepatch_broker") / "scripts"
         shared = "".join((folder / f"{name}.lua").read_text() for name in SHARED)
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(shared + (folder / f"{name}.lua").read_text()) for name in NAMES
+            name: client.register_script(shared + _first(name) + (folder / f"{name}.lua").read_text()) for name in NAMES
         }
 
     async def __call__(self, name: str, *arguments: str | bytes | float) -> Any:
@@ -45,3 +58,7 @@ class Scripts:
             await self._scripts[name](args=row, client=pipeline)
         found: list[Any] = await pipeline.execute()
         return found
+
+
+def _first(name: str) -> str:
+    return _BEGINNING if name in EVEN_WHEN_FULL else ""

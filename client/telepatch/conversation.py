@@ -22,6 +22,7 @@ from telepatch_protocol.errors import ErrorRecord, TelepatchError, TooManyJobs, 
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import ENDED, Accepted, Event, JobStatus, SavedMeta, SubmissionAnswer
 from telepatch_protocol.tensors import Tensor
+from telepatch_protocol.understood import understood
 
 MAX_JOBS = 500
 """Jobs that go into one request."""
@@ -179,7 +180,7 @@ class Conversation:
             outcome.told(list(event.data.get("values") or ()))
         elif event.type == "completed":
             result = event.data.get("result")
-            saves = {name: SavedMeta.model_validate(found) for name, found in (event.data.get("saves") or {}).items()}
+            saves = {name: understood(SavedMeta, found) for name, found in (event.data.get("saves") or {}).items()}
             self._complete(outcome, saves, None if result is None else base64.b64decode(result))
         elif event.type in ("failed", "cancelled"):
             self._fail(outcome, _record(event.data.get("error"), event.type, event.job), event.type)
@@ -281,7 +282,7 @@ def _explained(parcel: Parcel, error: ErrorRecord) -> ErrorRecord:
 
 def _record(found: object, state: str, job: str) -> ErrorRecord:
     if found is not None:
-        return ErrorRecord.model_validate(found)
+        return understood(ErrorRecord, found)
     if state == "cancelled":
         return ErrorRecord(code="cancelled", detail=f"job {job} was cancelled")
     return ErrorRecord(code="job_error", detail=f"job {job} failed; the service did not say why")

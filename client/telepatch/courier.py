@@ -31,6 +31,7 @@ from telepatch_protocol.errors import (
     TraceError,
 )
 from telepatch_protocol.jobs import Event, JobStatus, SubmissionAnswer
+from telepatch_protocol.understood import understood
 
 T = TypeVar("T")
 
@@ -365,7 +366,7 @@ class Courier:
             }
         with tracing.submitting([parcel.context for parcel in batch.parcels]) as headers:
             async with self._transport.exchange("POST", "/v1/jobs", timeout=60.0, headers=headers, **how) as response:
-                return SubmissionAnswer.model_validate_json(await response.aread())
+                return understood(SubmissionAnswer, await response.aread())
 
     async def _listen(self) -> None:
         """Hold the stream of events open; where it cannot be, ask."""
@@ -408,7 +409,10 @@ class Courier:
             if frame.id is not None:
                 self.conversation.place = frame.id
             return
-        event = Event.model_validate_json(frame.data)
+        try:
+            event = understood(Event, frame.data)
+        except ValueError:
+            return  # of a kind that this client does not know
         with self._lock:
             self.conversation.heard(event)
 
@@ -418,7 +422,7 @@ class Courier:
             asked = [job for job in self.conversation.open if job not in self.conversation.unsent()]
         for job in asked:
             try:
-                status = JobStatus.model_validate(await transport.ask("GET", f"/v1/jobs/{job}"))
+                status = understood(JobStatus, await transport.ask("GET", f"/v1/jobs/{job}"))
             except RETRIED:
                 return
             except TelepatchError as error:

@@ -35,6 +35,7 @@ from telepatch_protocol.data import Upload
 from telepatch_protocol.errors import BadArgument, TelepatchError, TraceError
 from telepatch_protocol.graph import Graph
 from telepatch_protocol.jobs import ENDED, JobStatus, Price
+from telepatch_protocol.understood import understood
 
 if TYPE_CHECKING:
     import httpx
@@ -123,7 +124,7 @@ class Lab:
             >>> model.layers[2].resid
         """
         found = self._ask("GET", f"/v1/models/{quote(id, safe='')}")
-        return Model(ModelCard.model_validate(found["card"]), self, rename)
+        return Model(understood(ModelCard, found["card"]), self, rename)
 
     @points_home
     def models(self) -> list[dict[str, Any]]:
@@ -172,7 +173,7 @@ class Lab:
     def status(self, job: str | Block) -> JobStatus:
         """How a job is: its state, position, timings, price and error."""
         self._courier.flush()
-        return JobStatus.model_validate(self._ask("GET", f"/v1/jobs/{_id(job)}"))
+        return understood(JobStatus, self._ask("GET", f"/v1/jobs/{_id(job)}"))
 
     @points_home
     def jobs(self, state: str | None = None, limit: int = 50) -> list[JobStatus]:
@@ -201,7 +202,7 @@ class Lab:
         found = self.status(job)
         if found.state in ENDED:
             return found.state
-        return JobStatus.model_validate(self._ask("DELETE", f"/v1/jobs/{found.id}")).state
+        return understood(JobStatus, self._ask("DELETE", f"/v1/jobs/{found.id}")).state
 
     @points_home
     def tokenize(self, model: str, texts: list[str], special: bool = True) -> list[Tokens]:
@@ -289,7 +290,7 @@ class Lab:
     @points_home
     def uploads(self) -> list[Dataset]:
         """All data of one's own that the service holds, oldest first."""
-        found = [Upload.model_validate(one) for one in self._ask("GET", "/v1/data")["uploads"]]
+        found = [understood(Upload, one) for one in self._ask("GET", "/v1/data")["uploads"]]
         return [Dataset(self._courier, one.sha256, one.bytes, one.columns) for one in found if one.columns is not None]
 
     @points_home

@@ -11,6 +11,7 @@ from telepatch.outcome import Outcome
 from telepatch.transport import Transport, persist
 from telepatch_protocol.errors import ErrorRecord, ProtocolError
 from telepatch_protocol.jobs import SavedMeta
+from telepatch_protocol.understood import understood
 
 AT_ONCE = 200
 """Results that are asked for in one request."""
@@ -40,8 +41,8 @@ def unframe(data: bytes) -> Iterator[Arrived]:
             begin = at + 4 + length
             at = begin + int(header["size"])
             error = header.get("error")
-            saves = {name: SavedMeta.model_validate(found) for name, found in (header.get("saves") or {}).items()}
-            record = None if error is None else ErrorRecord.model_validate(error)
+            saves = {name: understood(SavedMeta, found) for name, found in (header.get("saves") or {}).items()}
+            record = None if error is None else understood(ErrorRecord, error)
         except (struct.error, ValueError, KeyError, TypeError, AttributeError):
             raise ProtocolError("the answer with results is not of the expected form") from None
         if at > len(data):

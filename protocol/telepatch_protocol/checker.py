@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import JsonValue
@@ -12,6 +12,7 @@ from telepatch_protocol import indexing, sites
 from telepatch_protocol import refs as references
 from telepatch_protocol.aligned import check_aligned
 from telepatch_protocol.axes import applied, dim_of
+from telepatch_protocol.begun import Begun
 from telepatch_protocol.bodies import check_cond, check_grad, check_map, check_repeat
 from telepatch_protocol.card import ModelCard
 from telepatch_protocol.checked import Checked, Scope, Value, places_in
@@ -56,7 +57,7 @@ from telepatch_protocol.meta import Meta, shown
 from telepatch_protocol.ops import bind, find_op
 from telepatch_protocol.ops.cost import flops
 from telepatch_protocol.ops.rules import index_meta
-from telepatch_protocol.order import given_to, in_order
+from telepatch_protocol.order import in_order
 from telepatch_protocol.sizes import fits_into, most_elements
 from telepatch_protocol.told import check_told
 
@@ -163,27 +164,23 @@ class Checker(Lookup):
         """
         runs, nodes = lowered(runs, nodes)
         order = tuple(in_order(nodes, runs))
-        ahead = {node.id for node in order}
-        waiting = self._begun(list(runs), ahead)
+        begun = Begun(list(runs), {node.id for node in order})
+        for run in begun.at_once():
+            self._begin(run)
         for node in order:
             try:
                 self.node(node)
             except GraphError as error:
                 raise error.at(node=node.id) from None
-            ahead.discard(node.id)
-            waiting = self._begun(waiting, ahead) if waiting else waiting
+            for run in begun.after(node.id):
+                self._begin(run)
         return order
 
-    def _begun(self, waiting: list[Run], ahead: Container[str]) -> list[Run]:
-        """Take in the runs whose inputs are known; gives the others."""
-        late = [run for run in waiting if any(ref.id in ahead for one in run.invokes for ref in given_to(one))]
-        for run in waiting:
-            if run not in late:
-                try:
-                    self.run(run)
-                except GraphError as error:
-                    raise error.at(node=run.id) from None
-        return late
+    def _begin(self, run: Run) -> None:
+        try:
+            self.run(run)
+        except GraphError as error:
+            raise error.at(node=run.id) from None
 
     def outputs(self, graph: SubGraph) -> dict[str, Meta]:
         """What is known of a sub-graph's outputs."""

@@ -9,15 +9,19 @@ from telepatch_broker.people import Caller
 from telepatch_broker.usage import seconds_to_midnight
 from telepatch_protocol.errors import (
     ComputeSpent,
+    ErrorRecord,
     JobOverLimit,
     ModelNotAllowed,
-    RateLimited,
     TelepatchError,
     TooManyJobs,
+    from_record,
 )
 from telepatch_protocol.jobs import Price
 from telepatch_server.services import Services
 from telepatch_server.submission import Received
+
+CROWDED = frozenset({TooManyJobs.code(), ComputeSpent.code()})
+"""Refusals after which the same jobs are sent again."""
 
 
 def check_model(person: str, limits: Limits, model: str) -> None:
@@ -52,19 +56,23 @@ def check_price(person: str, limits: Limits, price: Price) -> None:
 async def check_room(received: Received, caller: Caller, found: Services) -> None:
     """Refuse early, before anything is checked, what no job of a submission can have room for.
 
-    The queue decides in the end, in the same step that takes a job; jobs that were taken before are the same jobs.
+    The queue decides in the end, in the same step that takes a job; this only spares the work for somebody who tries
+    again and again. Jobs that were taken before are the same jobs.
 
     Raises:
         TooManyJobs: the person has as many as they may have.
         ComputeSpent: the person has used up the day's seconds.
     """
     limits = caller.limits
-    if limits.jobs_queued is None and limits.seconds_per_day is None:
+    if caller.person not in found.crowded:
         return
     standing = await found.usage.standing(caller.person)
     many = limits.jobs_queued is not None and standing.jobs_queued >= limits.jobs_queued
     spent = limits.seconds_per_day is not None and standing.today.seconds >= limits.seconds_per_day
-    if not (many or spent) or await _known(received, caller.person, found):
+    if not (many or spent):
+        found.crowded.discard(caller.person)
+        return
+    if await _known(received, caller.person, found):
         return
     asked = len(received.submission.jobs)
     if spent:
@@ -86,8 +94,7 @@ async def _known(received: Received, person: str, found: Services) -> bool:
         return True  # an id that is none is refused with its job
 
 
-def waits(error: TelepatchError) -> bool:
-    """Whether waiting helps against an error, which is told for how long."""
-    if isinstance(error, ComputeSpent):
-        error.after(seconds_to_midnight(time.time()))
-    return isinstance(error, RateLimited)
+def timed(record: ErrorRecord) -> TelepatchError:
+    """What a job was refused with, and for a limit in how long waiting will have helped."""
+    error = from_record(record)
+    return error.after(seconds_to_midnight(time.time())) if isinstance(error, ComputeSpent) else error

@@ -20,6 +20,7 @@ from telepatch_server import problems
 from telepatch_server.access import Logged
 from telepatch_server.auth import PROTECTED
 from telepatch_server.bodies import Limited
+from telepatch_server.lingering import Lingering
 from telepatch_server.metrics import Measured, Metrics
 from telepatch_server.queries import known_only
 from telepatch_server.routes import (
@@ -83,6 +84,7 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
                         *([] if traces is None else [Middleware(Traced, traces=traces)]),
                         Middleware(Logged),
                         Middleware(Measured, metrics=metrics),
+                        Middleware(Lingering),
                         Middleware(
                             Limited,
                             most=settings.gateway_body_bytes,

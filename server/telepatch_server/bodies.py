@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from telepatch_protocol.errors import BadArgument, PayloadTooLarge, ProtocolError, ServiceError
 from telepatch_protocol.meta import shown
 from telepatch_protocol.wire import read_json
+from telepatch_server.patience import MOST_HEAD
 from telepatch_server.problems import problem
 
 T = TypeVar("T")
@@ -91,6 +92,14 @@ def _refusal(scope: Scope) -> Response | None:
     if coded:  # few bytes of compressed ones may stand for very many
         detail = f"the body has Content-Encoding {shown(coded[0].decode('latin-1'))}; send it as it is, without one"
         return problem(ServiceError(detail), status=415, headers=_CLOSE | {"Accept-Encoding": "identity"})
+    size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size + len(scope["query_string"]) + len(scope.get("raw_path", b"")) > MOST_HEAD:
+        detail = f"the head of the request has more than {MOST_HEAD:,} bytes"
+        return problem(ServiceError(detail), status=431, headers=_CLOSE)
+    if names.count(b"host") > 1 or (b"host" not in names and scope["http_version"] == "1.1"):
+        return problem(
+            ProtocolError(f"the request has {names.count(b'host')} headers 'Host'; send one"), headers=_CLOSE
+        )
     if b"content-length" in names and b"transfer-encoding" in names:
         detail = "the request has Content-Length and Transfer-Encoding, which may say different things; send one"
         return problem(ProtocolError(detail), headers=_CLOSE)

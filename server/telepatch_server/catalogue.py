@@ -16,6 +16,7 @@ from telepatch_protocol.errors import BadArgument, NotFound, Unavailable
 from telepatch_protocol.meta import shown
 from telepatch_protocol.prepared import Preparation
 from telepatch_protocol.reading import Reader
+from telepatch_protocol.understood import understood
 from telepatch_server.chat import Chat
 from telepatch_server.words import Words
 
@@ -85,7 +86,7 @@ class Catalogue:
         if before is not None and before.json == text:
             return before
         try:
-            card = await asyncio.to_thread(ModelCard.model_validate_json, text)
+            card = await asyncio.to_thread(understood, ModelCard, text)
         except ValidationError:
             raise Unavailable(f"the card of model {shown(id)} is none that this gateway understands") from None
         return Model(text, card, await self._tokenizer(card))

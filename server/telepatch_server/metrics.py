@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,11 +49,12 @@ class Metrics:
         """Count a job of a submission."""
         self._submitted.labels(outcome).inc()
 
-    @contextmanager
-    def streaming(self) -> Iterator[None]:
-        """A stream of events, open while the block lasts."""
+    async def streaming(self, stream: AsyncIterator[str]) -> AsyncIterator[str]:
+        """A stream of events, counted while it is open."""
         with self._streams.track_inprogress():
-            yield
+            async with aclosing(cast("AsyncGenerator[str, None]", stream)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def exposition(self) -> str:
         """Everything as Prometheus reads it."""

@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from telepatch_broker.connection import LOST
+from telepatch_broker.connection import LOST, what_is_wrong
 from telepatch_protocol import errors
 from telepatch_protocol.errors import BadArgument, NotFound, PayloadTooLarge, TelepatchError, Unauthorized, Unavailable
 
@@ -81,6 +82,7 @@ def install(app: FastAPI) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     for lost in LOST:
         app.add_exception_handler(lost, _lost)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
     return app
 
@@ -113,7 +115,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _lost(request: Request, error: Exception) -> JSONResponse:
     _log.warning("redis lost", error=type(error).__name__)
-    return problem(Unavailable("the queue of this service cannot be reached; try again in a moment"))
+    return problem(Unavailable(what_is_wrong(error)))
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    """Whoever hangs up in the middle of a body hears no answer, and is no fault that a log should hold."""
+    return problem(errors.ProtocolError("the body broke off; send it again"))
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -54,6 +54,7 @@ class Services:
         metrics: what it counts.
         readiness: whether queue and blob store take what is written.
         guesses: wrong keys of late.
+        crowded: people whose last jobs found no room, so that the next ones are looked at with that in mind.
         closing: set when the gateway is asked to end, so that streams end too.
     """
 
@@ -74,6 +75,7 @@ class Services:
     metrics: Metrics
     readiness: Readiness
     guesses: Guesses = field(default_factory=Guesses)
+    crowded: set[str] = field(default_factory=set)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -57,8 +57,8 @@ class Settings(Places):
         gateway_drain_seconds: how long a gateway that is asked to end says that it is not ready, and still answers,
             before it stops listening; for load balancers, which take a while to notice.
         gateway_stop_seconds: how long requests may go on once the gateway is asked to end.
-        gateway_metrics: who may read ``/metrics``: everybody (``open``), or who shows an operator's key (``admin``);
-            None for ``open`` on loopback and ``admin`` elsewhere.
+        gateway_metrics: who may read ``/metrics``: everybody (``open``), or keys of the scope admin (``admin``); None
+            for ``open`` on loopback and ``admin`` elsewhere.
         gateway_metrics_people: how many people the metrics name in each queue, those with most jobs in it.
         log_level: of the lines that are written: debug, info, warning or error.
         log_format: json, or console for people; None chooses by whether standard error is a terminal.

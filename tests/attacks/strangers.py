@@ -1,4 +1,4 @@
-"""Graphs as somebody would write them who wants what is another's: at random, from reads, writes and operations."""
+"""Graphs as somebody would write them who wants what is another's: drawn at random from reads, writes, operations."""
 
 from __future__ import annotations
 

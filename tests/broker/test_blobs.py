@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from tests.broker.bucket import BUCKET, bucket
 
+from telepatch_broker import blobs
 from telepatch_broker.blobs import CHUNK, Blobs, DirectoryBlobs, read_all
 from telepatch_broker.connection import connect
 from telepatch_broker.gateway_blobs import GatewayBlobs
@@ -190,6 +193,32 @@ async def test_a_gateway_that_is_away_for_a_moment_is_tried_again(blobs: Directo
     await through.put("one", path)
     assert await read_all(blobs, "one") == b"data"
     await through.aclose()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+async def test_a_disk_that_takes_nothing_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store = DirectoryBlobs(tmp_path)
+    monkeypatch.setattr(blobs, "_publish", full)
+    with pytest.raises(Unavailable, match=rf"takes nothing: {os.strerror(code)}.*'The blob store is full'"):
+        await store.put("one", b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_killed_processes_left_half_written_goes_after_a_while(tmp_path: Path) -> None:
+    store = DirectoryBlobs(tmp_path / "blobs")
+    assert await store.clear_drafts() == 0
+    await store.put("whole", b"data")
+    for name in (".old.0123", ".new.0123"):
+        (tmp_path / "blobs" / name).write_bytes(b"da")
+    os.utime(tmp_path / "blobs" / ".old.0123", (1, 1))
+    os.utime(tmp_path / "blobs" / "whole", (1, 1))
+    assert await store.clear_drafts(3600) == 1
+    assert sorted(path.name for path in (tmp_path / "blobs").iterdir()) == [".new.0123", "whole"]
 
 
 async def test_a_stream_without_bytes_is_an_empty_blob(store: Blobs) -> None:

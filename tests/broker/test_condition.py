@@ -45,6 +45,13 @@ async def test_a_queue_tells_its_people_jobs_and_the_age_of_the_oldest(condition
     assert (long.lane, long.people, long.jobs, long.longest) == ("long", 1, 1, (("bo", 1),))
 
 
+async def test_many_people_are_looked_at_some_at_a_time(condition: Condition, lane: Lane):
+    await lane.submit([job(f"p{number:03}") for number in range(250)] + [job("p120"), job("p220"), job("p220")])
+    interactive, _ = await condition.queues(MODEL, named=2)
+    assert (interactive.people, interactive.jobs) == (250, 253)
+    assert interactive.longest == (("p220", 3), ("p120", 2))
+
+
 async def test_an_empty_queue_has_no_age_and_people_are_named_only_if_asked_for(condition: Condition, lane: Lane):
     assert [(one.jobs, one.oldest, one.longest) for one in await condition.queues(MODEL)] == [(0, 0.0, ())] * 2
     await lane.submit([job()])

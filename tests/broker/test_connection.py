@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+import redis.exceptions
 
 from telepatch_broker import connection
-from telepatch_broker.connection import check, connect, connect_sync, end
+from telepatch_broker.connection import LOST, check, connect, connect_sync, end, what_is_wrong
 from telepatch_protocol.errors import BadArgument, Unavailable
 
 
@@ -60,3 +61,35 @@ async def test_a_task_that_misses_a_cancellation_is_ended_all_the_same() -> None
     await end(task)
     assert task.cancelled()
     assert missed == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), "is full"),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), "can be read and not written to"),
+        (("REPLICAOF", "127.0.0.1", "1"), "can be read and not written to"),
+    ],
+)
+async def test_what_is_wrong_with_a_server_that_refuses_is_said(
+    redis_url: str, how: tuple[str, ...], says: str
+) -> None:
+    async with connect(redis_url) as client:
+        await client.execute_command(*how)
+        try:
+            with pytest.raises(LOST) as plain:
+                await client.set("key", "value")
+            with pytest.raises(LOST) as scripted:
+                await client.eval("return redis.call('SET', 'key', 'value')", 0)
+        finally:
+            await client.execute_command("REPLICAOF", "NO", "ONE")
+            await client.config_set("maxmemory", 0)
+            await client.config_set("min-replicas-to-write", 0)
+    for found in (plain, scripted):
+        assert says in what_is_wrong(found.value)
+
+
+def test_a_server_that_is_away_and_one_whose_disk_is_full_are_told_apart() -> None:
+    away, disk = redis.exceptions.ConnectionError("refused"), redis.exceptions.ResponseError("MISCONF Errors writing")
+    assert "cannot be reached" in what_is_wrong(away)
+    assert "run-book has 'Redis does not write'" in what_is_wrong(disk)

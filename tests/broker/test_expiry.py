@@ -118,7 +118,7 @@ async def test_records_go_later_than_results(lane: Lane, client: redis.asyncio.R
     with pytest.raises(NotFound):
         await lane.status("ada", jobs[0].id)
     left = {key.decode() async for key in client.scan_iter()}
-    of_model = {keys.of_model("gpt2", what) for what in ("counts", "clock", "served", "wake")}
+    of_model = {keys.of_model("gpt2", what) for what in ("counts", "totals", "clock", "served", "wake")}
     today = keys.usage("ada", await now_ms(client) // 86_400_000)
     assert left - {keys.PEOPLE, today} <= {keys.MODELS, keys.events_of("ada"), *of_model, *COUNTED}
     assert [await client.hget(where, "ada") for where in COUNTED] == [b"0", None, b"0"]

@@ -44,7 +44,7 @@ async def test_scripts_write_only_keys_that_have_a_name(lane: Lane, client: redi
         keys.children(jobs[1].id),
         keys.queue("m", "ada"),
         keys.queue("m", "ada", "long"),
-        *(keys.of_model("m", what) for what in ("leases", "counts", "wake")),
+        *(keys.of_model("m", what) for what in ("leases", "counts", "totals", "wake")),
         *(keys.of_lane("m", lane, what) for what in ("people", "clock") for lane in ("interactive", "long")),
         keys.jobs_of("ada"),
         keys.events_of("ada"),

@@ -111,11 +111,20 @@ async def test_the_overview_counts_jobs_and_workers(registry: Registry, lane: La
     assert await registry.counts(CARD.id) == {"cancelled": 1, "completed": 1, "queued": 2, "running": 0}
 
 
-async def test_what_a_newer_worker_tells_can_be_read(client: redis.asyncio.Redis, registry: Registry) -> None:
+async def test_what_newer_workers_say_is_read_without_what_is_not_known(
+    registry: Registry, client: redis.asyncio.Redis
+) -> None:
+    await registry.publish(CARD, FILE)
+    card = json.loads(await registry.card_json(CARD.id)) | {"lineage": "new"}
+    await client.hset(keys.CARDS, CARD.id, json.dumps(card))
+    assert await registry.card(CARD.id) == CARD
     await registry.heartbeat(worker())
-    text = json.loads(await client.get(keys.worker("w1")))
-    await client.set(keys.worker("w1"), json.dumps({**text, "mood": "good"}))
-    assert [one.id for one in await registry.workers(CARD.id)] == ["w1"]
+    told = json.loads(await client.get(keys.worker("w1")) or b"") | {"protocol": [1, 9]}
+    await client.set(keys.worker("w1"), json.dumps(told))
+    assert [info.id for info in await registry.workers(CARD.id)] == ["w1"]
+    await registry.progress("m", "w1", LoadProgress(worker="w1", stage="fetch"))
+    await client.hset(keys.of_model("m", "loading"), "w1", '{"worker": "w1", "stage": "fetch", "eta": 3}')
+    assert [one.stage for one in await registry.loading("m")] == ["fetch"]
 
 
 async def test_a_worker_is_asked_to_drain_and_hears_it_with_its_next_heartbeat(registry: Registry) -> None:

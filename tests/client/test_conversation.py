@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from telepatch.conversation import Batch, Conversation, Parcel
+from telepatch.courier import Courier
+from telepatch.events import Frame
 from telepatch.model import Model
 from telepatch.outcome import Outcome
 from telepatch_protocol import tensors
@@ -171,3 +173,16 @@ def test_whoever_waits_is_called_back_even_if_late(model: Model) -> None:
     conversation.refused(batch, ConnectionFailed("gone"))
     outcome.on_end(lambda: called.append("late"))
     assert called == ["early", "late"]
+
+
+def test_events_of_a_newer_gateway_are_heard_as_far_as_they_are_known(model: Model) -> None:
+    courier = Courier(lambda: pytest.fail("nothing is sent"), progress=False)
+    one = parcel(model)
+    courier.conversation.follow(one.outcome)
+    job = one.outcome.job
+    told = {"id": "1-0", "type": "hibernating", "job": job, "at": 1.0, "data": {}}
+    courier._heard(Frame("1-0", "hibernating", json.dumps(told)))
+    assert one.outcome.state == "pending"
+    told |= {"id": "2-0", "type": "running", "since": 1.0}
+    courier._heard(Frame("2-0", "running", json.dumps(told)))
+    assert (one.outcome.state, courier.conversation.place) == ("running", "2-0")

@@ -63,14 +63,20 @@ class Proxy:
         return httpx.AsyncHTTPTransport(verify=self.trust)
 
 
-def written(folder: Path, gateways: Sequence[int], tls: int, plain: int) -> trustme.CA:
-    """The configuration with addresses and a certificate of this test; all else is as it is shipped."""
+def signed(folder: Path) -> trustme.CA:
+    """A certificate with its key, and who signed it, as files of a folder."""
     authority = trustme.CA()
     certificate = authority.issue_cert("telepatch.example.org", "127.0.0.1")
     authority.cert_pem.write_to_path(folder / "authority.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(folder / "certificate.pem", append=True)
+    return authority
+
+
+def written(folder: Path, gateways: Sequence[int], tls: int, plain: int) -> trustme.CA:
+    """The configuration with addresses and a certificate of this test; all else is as it is shipped."""
+    authority = signed(folder)
     text = CONFIGURATION.read_text()
     shown = re.findall(r"^ +server 127\.0\.0\.1:\d+ (.*;)\n", text, re.M)
     assert len(shown) >= 2, "the configuration shows several gateways"
@@ -86,6 +92,22 @@ def written(folder: Path, gateways: Sequence[int], tls: int, plain: int) -> trus
     (folder / "telepatch.conf").write_text(text)
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
     return authority
+
+
+STREAM = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr info;
+events {{ worker_connections 512; }}
+stream {{
+    server {{
+        listen 127.0.0.1:{tls} ssl;
+        ssl_certificate {folder}/certificate.pem;
+        ssl_certificate_key {folder}/key.pem;
+        proxy_pass 127.0.0.1:{port};
+    }}
+}}
+"""
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -116,3 +138,17 @@ def _answers(http: httpx.Client, url: str) -> bool:
         return http.get(f"{url}/healthz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+@contextmanager
+def tls_before(folder: Path, port: int) -> Iterator[tuple[int, Path]]:
+    """A port of loopback where TLS is spoken and passed on in plain, and a file that says who signed for it."""
+    tls = free_port()
+    signed(folder)
+    (folder / "nginx.conf").write_text(STREAM.format(folder=folder, tls=tls, port=port))
+    with (folder / "nginx.log").open("w") as log:
+        process = subprocess.Popen(command(folder), stdout=log, stderr=log, text=True)
+    try:
+        yield tls, folder / "authority.pem"
+    finally:
+        end(process)

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncssh
 import httpx
 import pytest
 import redis
 from tests.deploy.fleet import TOKEN, end, environment, fleet, free_port, read, until
+from tests.deploy.proxy import proxy, tls_before
 
 import telepatch
 from telepatch_broker.launcher import find_server
@@ -195,7 +197,7 @@ def _pong(client: redis.Redis) -> bool:
 @pytest.mark.timeout(600)
 def test_a_worker_serves_through_ssh_and_ends_in_order_when_its_time_is_up(tmp_path: Path) -> None:
     with queue_with_a_password(tmp_path) as port, login_node(tmp_path) as login:
-        address = f"redis://:a%20password%2C%20with%20signs%3A%20%40%2F%25@127.0.0.1:{port}/3"
+        address = f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/3"
         with fleet(tmp_path, address) as running:
             key, gateway = running.key("ada"), running.gateway()
             settings = [
@@ -237,20 +239,32 @@ def served(url: str, model: str, job: subprocess.Popen[str], folder: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_model_of_two_ranks_is_started_by_torchrun_and_ends_in_order(tmp_path: Path, redis_url: str) -> None:
-    with fleet(tmp_path, redis_url) as running:
+def test_a_model_of_two_ranks_is_started_by_torchrun_over_tls_and_ends_in_order(tmp_path: Path) -> None:
+    secret = quote(PASSWORD, safe="")
+    for name in ("queue", "http"):
+        (tmp_path / name).mkdir()
+    with (
+        queue_with_a_password(tmp_path) as port,
+        tls_before(tmp_path / "queue", port) as (tls, authority),
+        fleet(tmp_path, f"redis://:{secret}@127.0.0.1:{port}/0") as running,
+    ):
         key, gateway = running.key("ada"), running.gateway()
-        settings = [
-            f"TELEPATCH_REDIS_URL={redis_url}",
-            f"TELEPATCH_GATEWAY_URL={gateway.url}",
-            f"TELEPATCH_WORKER_TOKEN={TOKEN}",
-        ]
-        job = started(tmp_path, "\n".join(settings), TELEPATCH_MODEL="llama-tp2-random", TELEPATCH_WORKER_THREADS="1")
-        running.processes.append(job)
-        served(gateway.url, "llama-tp2-random", job, tmp_path)
-        assert "2 rank(s)" in said(tmp_path)
-        with telepatch.connect(gateway.url, key, progress=False) as lab:
-            assert read(lab, "llama-tp2-random") == (1, 5, 257)
-        os.kill(job.pid, signal.SIGUSR1)
-        assert job.wait(120) == 0, said(tmp_path)
-        assert httpx.get(f"{gateway.url}/readyz").status_code == 503
+        with proxy(tmp_path / "http", [gateway.port]) as front:
+            settings = [
+                f"TELEPATCH_REDIS_URL='rediss://:{secret}@127.0.0.1:{tls}/0?ssl_ca_certs={authority}'",
+                f"TELEPATCH_GATEWAY_URL={front.url}",
+                f"TELEPATCH_WORKER_TOKEN={TOKEN}",
+                "TELEPATCH_WORKER_THREADS=1",
+                f"SSL_CERT_FILE={front.authority}",
+            ]
+            job = started(tmp_path, "\n".join(settings), TELEPATCH_MODEL="llama-tp2-random")
+            running.processes.append(job)
+            served(gateway.url, "llama-tp2-random", job, tmp_path)
+            assert "2 rank(s)" in said(tmp_path)
+            with telepatch.connect(gateway.url, key, progress=False) as lab:
+                assert read(lab, "llama-tp2-random", 45) == (1, 225, 257)
+            assert running.has_blob(300_000)
+            os.kill(job.pid, signal.SIGUSR1)
+            assert job.wait(120) == 0, said(tmp_path)
+            assert httpx.get(f"{gateway.url}/readyz").status_code == 503
+    assert secret not in said(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import redis
 import redis.asyncio
+import structlog
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from telepatch_broker.blobs import DirectoryBlobs
@@ -184,6 +186,12 @@ def common_url(common: Settings) -> Iterator[str]:
         client.flushall()
     with served(common) as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """Gateways of the tests' own process write nothing that is no error."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 
 @pytest.fixture

@@ -195,15 +195,23 @@ def test_the_page_says_that_redis_is_away_when_it_is(
     assert ("telepatch_redis_memory_bytes",) not in found
 
 
-def test_metrics_may_be_for_those_with_a_key_and_the_other_probes_are_not(
+def test_metrics_may_be_for_operators_and_the_other_probes_are_not(
     serve: Callable[..., httpx.Client], settings: Any, published: object, key: Callable[..., str]
 ) -> None:
-    root = key("root", scope="admin")
+    operator, other = key("ops", scope="admin"), key("ada")
     http = serve(settings.model_copy(update={"gateway_metrics": "admin"}))
-    answer = http.get("/metrics")
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert http.get("/metrics", headers={"Authorization": f"Bearer {root}"}).status_code == 200
+    answers = [http.get("/metrics", headers={"Authorization": f"Bearer {one}"} if one else {}) for one in ("", other)]
+    assert [answer.status_code for answer in answers] == [401, 403]
+    assert "--scope admin" in answers[1].json()["detail"]
+    assert http.get("/metrics", headers={"Authorization": f"Bearer {operator}"}).status_code == 200
     assert http.get("/healthz").status_code == 200
+
+
+def test_whoever_uses_this_machine_without_a_key_is_no_operator(
+    serve: Callable[..., httpx.Client], settings: Any, published: object
+) -> None:
+    assert serve(settings.model_copy(update={"gateway_metrics": "admin"})).get("/metrics").status_code == 403
+    assert serve(settings).get("/metrics").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -250,3 +258,14 @@ def _samples(text: str) -> list[tuple[str, Any]]:
             if not name.endswith("_created"):
                 found.append((name, sample))
     return found
+
+
+def test_all_gateways_tell_alike_of_what_they_share(
+    serve: Callable[..., httpx.Client], settings: Any, worker: Any, graph: Make
+) -> None:
+    one, other = serve(settings), serve(settings)
+    one.post("/v1/jobs?wait=10", json=graph())
+    shared = {measure.name for measure in SHARED if "redis" not in measure.name}
+    found = [{sample: value for sample, value in numbers(http).items() if sample[0] in shared} for http in (one, other)]
+    assert found[0] == found[1]
+    assert found[0]["telepatch_jobs", "tiny", "completed"] == 1

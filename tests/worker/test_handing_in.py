@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from telepatch_broker.blobs import DirectoryBlobs
-from telepatch_broker.connection import connect
+from telepatch_broker.connection import LOST, connect
 from telepatch_broker.jobs import NewJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.errors import BadArgument
@@ -141,3 +141,38 @@ async def test_a_failed_job_tells_why(counter: Counter):
     status = await counter.lane.status("ada", job)
     assert status.error is not None
     assert "not like this" in status.error.detail
+
+
+async def test_results_wait_for_a_queue_that_does_not_write_and_are_not_computed_again(counter: Counter):
+    jobs = await counter.running(3)
+    client = counter.lane._redis
+    await client.config_set("min-replicas-to-write", 1)
+    try:
+        for number, job in enumerate(jobs[:2]):
+            counter.handing_in.add(small(job, number))
+        counter.handing_in.add(Outcome(jobs[2], None, BadArgument("not like this")))
+        await asyncio.sleep(1.3)
+        assert counter.over == []
+    finally:
+        await client.config_set("min-replicas-to-write", 0)
+    await counter.ended()
+    assert sorted(counter.over) == sorted(jobs)
+    assert [float(await counter.value(job)) for job in jobs[:2]] == [0, 1]
+    assert (await counter.lane.status("ada", jobs[2])).state == "failed"
+
+
+async def test_a_queue_that_stays_away_is_given_up_and_others_do_the_job(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(handing_in, "PATIENCE_SECONDS", 0.0)
+    [job] = await counter.running(1)
+    client = counter.lane._redis
+    await client.config_set("min-replicas-to-write", 1)
+    try:
+        counter.handing_in.add(small(job, 1))
+        with pytest.raises(LOST):
+            await counter.ended()
+    finally:
+        await client.config_set("min-replicas-to-write", 0)
+    assert counter.over == [job]
+    assert (await counter.lane.status("ada", job)).state == "running"

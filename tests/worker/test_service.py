@@ -30,8 +30,9 @@ from telepatch_broker.events import START, EventLog
 from telepatch_broker.jobs import NewJob, Source
 from telepatch_broker.lane import Lane
 from telepatch_broker.registry import Registry
+from telepatch_protocol import PROTOCOL
 from telepatch_protocol.data_files import encode
-from telepatch_protocol.errors import BadArgument, ExecutionError, GraphError, ProtocolError
+from telepatch_protocol.errors import BadArgument, ExecutionError, GraphError, ProtocolError, VersionError
 from telepatch_protocol.jobs import ENDED, new_job_id
 from telepatch_protocol.tensors import Tensor
 from telepatch_worker import evaluate, results
@@ -196,6 +197,16 @@ async def test_a_job_that_cannot_be_read_fails_alone(desk):
             await desk.lane.result("ada", job.id)
     with pytest.raises(GraphError):
         await desk.lane.result("ada", bad[4].id)
+
+
+async def test_a_job_of_a_newer_gateway_is_told_who_has_to_be_updated(desk):
+    document = json.loads(desk.job().document) | {"protocol": [PROTOCOL[0], PROTOCOL[1] + 1]}
+    newer, older = desk.job(document=json.dumps(document).encode()), desk.job()
+    ids = await desk.submit(newer, older)
+    async with desk.worker():
+        assert list((await desk.ended(*ids)).values()) == ["failed", "completed"]
+    with pytest.raises(VersionError, match=r"newer than the worker that got it; .* the workers before the gateway"):
+        await desk.lane.result("ada", newer.id)
 
 
 async def test_a_value_of_another_job_comes_from_memory_or_from_the_store(desk, monkeypatch):

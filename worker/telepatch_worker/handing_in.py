@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
+
+import structlog
 
 from telepatch_broker.connection import LOST
 from telepatch_broker.jobs import Completion
@@ -15,6 +18,12 @@ from telepatch_worker.desk import Outcome
 
 SMALL_BYTES = 64 * 1024
 """Results up to here go together."""
+
+PATIENCE_SECONDS = 60.0
+"""How long it is tried to tell a queue that is away; after that others do the job again."""
+
+_PAUSE_SECONDS = 1.0
+_log = structlog.get_logger(__name__)
 
 
 class Owner(Protocol):
@@ -77,11 +86,25 @@ class HandingIn:
             mine = [one for one in outcomes if not self._owner.gone(one.id)]
             for one in mine:
                 await self._owner.before_end(one.id)
-            if mine:
-                await act(mine)
+            await self._until_heard(mine, act)
         finally:
             for one in outcomes:
                 self._owner.handed_in(one)
+
+    async def _until_heard(
+        self, outcomes: Sequence[Outcome], act: Callable[[Sequence[Outcome]], Awaitable[None]]
+    ) -> None:
+        """Tell the queue, again and again while it is away or does not write: what came of a job is not to be lost."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while mine := [one for one in outcomes if not self._owner.gone(one.id)]:
+            try:
+                await act(mine)
+                return
+            except LOST as error:
+                if time.monotonic() > until:
+                    raise
+                _log.warning("queue_does_not_take_results", kind=type(error).__name__, jobs=len(mine))
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _completed(self, outcomes: Sequence[Outcome]) -> None:
         """Store what was saved. What cannot be stored fails alone."""

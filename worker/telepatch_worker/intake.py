@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from telepatch_broker.jobs import TakenJob
 from telepatch_broker.lane import Lane
 from telepatch_protocol.data_files import Rows
-from telepatch_protocol.errors import ProtocolError
+from telepatch_protocol.errors import ProtocolError, VersionError
+from telepatch_protocol.graph import Graph
 from telepatch_protocol.reading import Reader
 from telepatch_worker import data, results
 from telepatch_worker.data import Columns
@@ -35,7 +36,7 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent, reader: Reader) -> 
     """
     return Task(
         id=job.id,
-        graph=reader.decode(job.document),
+        graph=_graph(job, reader),
         tokens=_tokens(job),
         attachment=results.decode(await lane.attachment(job)),
         results=await _values(job, lane, recent),
@@ -44,6 +45,16 @@ async def task_of(job: TakenJob, lane: Lane, recent: Recent, reader: Reader) -> 
         timeout_seconds=job.timeout_seconds,
         data={digest: await _columns(job, digest, lane, recent) for digest in job.data},
     )
+
+
+def _graph(job: TakenJob, reader: Reader) -> Graph:
+    try:
+        return reader.decode(job.document)
+    except VersionError as error:
+        raise VersionError(
+            f"{error.detail}. The gateway that took this job is newer than the worker that got it; whoever runs the "
+            "service has to update the workers before the gateway"
+        ) from None
 
 
 def _tokens(job: TakenJob) -> dict[str, list[int]]:

@@ -51,6 +51,9 @@ from telepatch_worker.watching import Watching
 
 _log = structlog.get_logger(__name__)
 _BEAT_SECONDS = 2.0
+_ALIVE = 0.75
+"""For what part of a lease a worker counts as alive after it was heard of: it ends before its leases, which are renewed
+every quarter, so that whoever takes its jobs back can see that it is dead."""
 _HAND_BACK_SECONDS = 2.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -267,14 +270,16 @@ async def _live(serving: Serving, registry: Registry, info: WorkerInfo, stop: as
     """Serve, and say so, until asked to stop."""
 
     async def beat() -> None:
+        lease = serving.settings.worker_lease_seconds
         while True:
             told = {"running": serving.running, "state": "draining" if stop.is_set() else "ready"}
             try:
-                if await registry.heartbeat(info.model_copy(update=told), numbers=serving.watching.snapshot()):
+                now = info.model_copy(update=told)
+                if await registry.heartbeat(now, seconds=_ALIVE * lease, numbers=serving.watching.snapshot()):
                     stop.set()
             except Exception as error:
                 _log.warning("heartbeat_failed", kind=type(error).__name__)
-            await _pause(stop, _BEAT_SECONDS)
+            await _pause(stop, min(_BEAT_SECONDS, lease / 4))
 
     async def listen() -> None:
         await stop.wait()

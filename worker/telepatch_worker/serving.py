@@ -33,6 +33,7 @@ from telepatch_worker.pace import Pace
 from telepatch_worker.recent import Recent
 from telepatch_worker.settings import Settings
 from telepatch_worker.streams import Streams
+from telepatch_worker.suspects import Suspects, sort_out
 from telepatch_worker.trouble import as_job_error
 from telepatch_worker.visitors import Visitors
 from telepatch_worker.watching import Watching
@@ -50,6 +51,7 @@ _AHEAD = 0.6
 _VISIT_SECONDS = 0.03
 """How often it is looked for new jobs while a job trains."""
 _SHORT_SECONDS = 0.05
+_BACK_SECONDS = 0.05
 _NEWCOMERS = 16
 """Jobs that are taken, where others have filled a worker, of people who have nothing there."""
 _LOOK_SECONDS = 0.005
@@ -104,6 +106,7 @@ class Serving:
         self._took = 0.0
         self._last = 0.0
         self._next: dict[str, Task] = {}
+        self._suspects = Suspects()
 
     @property
     def running(self) -> int:
@@ -185,6 +188,9 @@ class Serving:
 
     async def _take(self) -> Sequence[TakenJob]:
         """Jobs for which there is room beside those in hand; where there is none, of people who have nothing there."""
+        if self._suspects.closed:
+            await asyncio.sleep(0 if self._on_the_floor else _LOOK_SECONDS)
+            return ()
         settings, room = self.settings, self._pace.room
         waiting, tokens = (0, 0) if self._floor is None else self._floor.load()
         waiting += len(self._next)
@@ -215,7 +221,7 @@ class Serving:
 
     async def _ahead(self, computing: asyncio.Task[None]) -> None:
         """While a forward runs that takes a while, take and read jobs for the next one."""
-        if self._last < _SHORT_SECONDS or self._next:
+        if self._last < _SHORT_SECONDS or self._next or self._suspects.closed:
             return
         await asyncio.wait({computing}, timeout=_AHEAD * self._last)
         if not computing.done() and not self._stop.is_set():
@@ -247,6 +253,7 @@ class Serving:
         self._next = {}
         self._let_go(task.id for task in tasks if task.id in self._lost)
         tasks = [task for task in tasks if task.id in self._mine]
+        tasks = self._suspects.part(tasks, self._mine, empty=not self._on_the_floor)
         if not tasks:
             return
         try:
@@ -258,11 +265,14 @@ class Serving:
 
     async def _read(self, taken: Sequence[TakenJob]) -> list[Task]:
         """Jobs that were taken, with all that they need."""
+        taken, back = sort_out(taken, self._mine, self._lost)
+        if back:
+            await self.lane.give_back(self.worker, back)
+            await asyncio.sleep(_BACK_SECONDS)
         if not taken:
             return []
         self.watching.taken(taken)
         self._mine |= {job.id: job for job in taken}
-        self._lost -= self._mine.keys()
         try:
             return [task for task in await asyncio.gather(*map(self._task, taken)) if task is not None]
         except BaseException:
@@ -317,6 +327,8 @@ class Serving:
         """Forget jobs that something of ours has gone wrong with: their leases run out, and they are tried again."""
         for job in list(jobs):
             self._mine.pop(job, None)
+            self._lost.discard(job)
+            self._suspects.ended(job)
             self.watching.forget(job)
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
@@ -356,9 +368,9 @@ class Serving:
         before = visitors.took
         try:
             while not (await asyncio.wait({going}, timeout=_VISIT_SECONDS))[0]:
-                if not self._stop.is_set() and not self._next and not len(visitors):
+                if not self._stop.is_set() and not self._next and not len(visitors) and not self._suspects.closed:
                     await self._safely(self._take_ahead())
-                    visitors.come(self._next.values())
+                    visitors.come(self._suspects.part(list(self._next.values()), self._mine, empty=False))
                     self._next = {}
         finally:
             await asyncio.wait({going})
@@ -438,6 +450,7 @@ class Serving:
         self.watching.handed_in(outcome, lost=outcome.id in self._lost)
         self._lost.discard(outcome.id)
         self._storing.discard(outcome.id)
+        self._suspects.ended(outcome.id)
 
     def _tell(self, job: str, done: int, total: int) -> None:
         self._spawn(self._note(job, done, total))
@@ -473,8 +486,13 @@ class Serving:
 
     async def _reclaim(self) -> None:
         while True:
-            await self._safely(self.lane.reclaim(self.model))
+            await self._safely(self._reclaim_once())
             await asyncio.sleep(min(2.0, self.settings.worker_lease_seconds))
+
+    async def _reclaim_once(self) -> None:
+        # First what this worker itself has in hand: it may have been held up, and the others are not gone.
+        await self._renew_once(self.settings.worker_lease_seconds)
+        await self.lane.reclaim(self.model)
 
     async def _give_up(self) -> None:
         """After `stop`, let the batch in hand go on only for so long."""

@@ -15,7 +15,7 @@ local function pace(limit)
   local due = math.max(at, tonumber(redis.call('GET', key) or 0))
   local wait = math.ceil(due + step - at - 60000)
   if wait > 0 then return wait end
-  redis.call('SET', key, string.format('%.3f', due + step), 'PX', 120000)
+  redis.pcall('SET', key, string.format('%.3f', due + step), 'PX', 120000)
   return 0
 end
 
@@ -23,6 +23,6 @@ local limits = redis.call('HGETALL', person_key(person, 'limits'))
 for i = 1, #limits, 2 do
   if limits[i] == 'requests_per_minute' then most = limits[i + 1] end
 end
--- To the minute is near enough, and spares a write for most requests.
-if not used or at - tonumber(used) > 60000 then redis.call('HSET', api_key(id), 'used', at) end
+-- To the minute is near enough, and spares a write for most requests. A server that does not write still knows who asks.
+if not used or at - tonumber(used) > 60000 then redis.pcall('HSET', api_key(id), 'used', at) end
 return { 'known', id, person, scope, tonumber(most) and pace(tonumber(most)) or 0, limits }

@@ -4,6 +4,7 @@ local job, at = read(ARGV[1]), now()
 if not job or job.state ~= 'running' or job.worker ~= ARGV[2] then return 0 end
 local before = redis.call('HGET', job_key(job.id), 'checkpoint')
 redis.call('HSET', job_key(job.id), 'checkpoint', ARGV[3], 'attempts', 1, 'spent', ARGV[4])
+redis.call('HDEL', job_key(job.id), 'losses')
 redis.call('ZREM', GARBAGE, ARGV[3])
 if job.lane == 'long' then
   local seconds = math.max(0, tonumber(ARGV[4]) - (tonumber(job.charged) or 0))

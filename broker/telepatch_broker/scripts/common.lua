@@ -11,6 +11,7 @@ local USAGE_KEPT = 400 * DAY
 local EXPIRY, GARBAGE, USES, MODELS =
   'telepatch:expiry', 'telepatch:garbage', 'telepatch:uses', 'telepatch:models'
 local UPLOADED, UNFINISHED, OWED = 'telepatch:uploaded', 'telepatch:unfinished', 'telepatch:owed'
+local QUARANTINE = 'telepatch:quarantine'
 local UNENDED, PROMISED, STORED = 'telepatch:unended', 'telepatch:promised', 'telepatch:stored'
 local ENDED = { completed = true, failed = true, cancelled = true }
 
@@ -20,6 +21,8 @@ local function lane_key(model, what) return 'telepatch:{' .. model .. '}:' .. wh
 
 -- What each of a model's two lanes has for itself: people, served, clock, and a queue for each person.
 local function line_key(model, lane, what) return lane_key(model, lane == 'long' and 'long:' .. what or what) end
+local function worker_key(id) return 'telepatch:worker:' .. id end
+local function quarantine_key(id) return 'telepatch:quarantine:' .. id end
 
 -- A person's queue in a lane is three lists, the first to be served first. A job of high priority counts for more, and as
 -- long as one waits, its owner is a little ahead of the others: by so many tokens, or milliseconds.
@@ -249,7 +252,7 @@ local function close(job, state, at, data)
   local checkpoint = redis.call('HGET', job_key(job.id), 'checkpoint')
   if checkpoint then discard_blob(checkpoint, at + GRACE) end
   redis.call('HDEL', job_key(job.id), 'document', 'tokens', 'attachment', 'uses', 'data', 'pending', 'checkpoint', 'spent',
-    'promised', 'charged', 'since')
+    'promised', 'charged', 'since', 'losses')
   for _, name in ipairs(blobs_of(job)) do release_blob(name, at) end
   for parent in pairs(cjson.decode(job.parents)) do
     redis.call('HINCRBY', job_key(parent), 'pins', -1)
@@ -307,4 +310,31 @@ local function remember_run(id, warnings, seconds)
     if not known[warning] then table.insert(all, warning) end
   end
   redis.call('HSET', job_key(id), 'warnings', #all > 0 and cjson.encode(all) or '[]', 'seconds', seconds)
+end
+
+-- Jobs that their workers died of, kept for whoever runs the service: outside the person's own records, so that they do
+-- not go with them.
+local IN_QUARANTINE = { 'person', 'model', 'lane', 'cost', 'group', 'document', 'tokens', 'attachment', 'uses', 'data', 'price',
+  'saves', 'parents', 'submitted', 'attempts', 'losses', 'priority' }
+
+local function drop_quarantined(id, at)
+  local key = quarantine_key(id)
+  local uses, data = unpack(redis.call('HMGET', key, 'uses', 'data'))
+  for _, name in ipairs(blobs_of({ uses = uses or '', data = data or '' })) do release_blob(name, at) end
+  redis.call('DEL', key)
+  return redis.call('ZREM', QUARANTINE, id)
+end
+
+local function quarantine(job, at, most)
+  local values, fields = redis.call('HMGET', job_key(job.id), unpack(IN_QUARANTINE)), { 'at', at }
+  for i, field in ipairs(IN_QUARANTINE) do
+    if values[i] then
+      table.insert(fields, field)
+      table.insert(fields, values[i])
+    end
+  end
+  redis.call('HSET', quarantine_key(job.id), unpack(fields))
+  redis.call('ZADD', QUARANTINE, at, job.id)
+  for _, name in ipairs(blobs_of(job)) do redis.call('HINCRBY', USES, name, 1) end
+  for _, id in ipairs(redis.call('ZRANGE', QUARANTINE, 0, -1 - most)) do drop_quarantined(id, at) end
 end

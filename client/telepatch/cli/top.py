@@ -30,8 +30,8 @@ def top(
 ) -> None:
     """Show what a service does: models, workers, queues and their age, jobs and batches, and who waits.
 
-    What it shows is the gateway's /metrics, so it needs an operator's key where these are not open. People are named if
-    the gateway's TELEPATCH_GATEWAY_METRICS_PEOPLE says how many. Ctrl-C ends it.
+    What it shows is the gateway's /metrics, so it needs a key of the scope admin where these are not open. People are
+    named if the gateway's TELEPATCH_GATEWAY_METRICS_PEOPLE says how many. Ctrl-C ends it.
 
     \b
     [bold]Examples[/bold]

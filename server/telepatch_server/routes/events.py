@@ -50,7 +50,7 @@ async def events(
     start = await found.log.last(person) if place is None else check_place(place)
     missed = await found.log.missed(person, start)
     stream = _stream(known, found, start, missed, frozenset(job or ()))
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(found.metrics.streaming(stream), media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _stream(known: Caller, found: Services, start: str, missed: bool, only: frozenset[str]) -> AsyncIterator[str]:
@@ -59,22 +59,21 @@ async def _stream(known: Caller, found: Services, start: str, missed: bool, only
     if missed:
         yield frame(start, "missed", {"after": start})
     last = start
-    with found.metrics.streaming():
-        async with found.hub.bunches(known.person, start) as arriving:
-            async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
-                # so many at once come to slow readers, for whom not all may have been kept
-                if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
-                    yield frame(last, "missed", {"after": last})
-                last = bunch[-1].id if bunch else last
-                events = [event for event in bunch if not only or event.job in only]
-                results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
-                if not still:
-                    return
-                if events:
-                    for text in _told(events, results):
-                        yield text
-                elif not bunch:
-                    yield ": heartbeat\n\n"
+    async with found.hub.bunches(known.person, start) as arriving:
+        async for bunch in _with_pauses(arriving, found.settings.gateway_heartbeat_seconds, found.closing):
+            # so many at once come to slow readers, for whom not all may have been kept
+            if len(bunch) >= AT_ONCE and await found.log.missed(known.person, last):
+                yield frame(last, "missed", {"after": last})
+            last = bunch[-1].id if bunch else last
+            events = [event for event in bunch if not only or event.job in only]
+            results, still = await asyncio.gather(_riding(events, known.person, found), found.people.still(known))
+            if not still:
+                return
+            if events:
+                for text in _told(events, results):
+                    yield text
+            elif not bunch:
+                yield ": heartbeat\n\n"
     if found.closing.is_set():
         yield GOODBYE
 

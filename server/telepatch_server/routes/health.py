@@ -44,7 +44,7 @@ async def healthz() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", responses=responses(503))
+@router.get("/readyz", responses=responses(422, 503))
 async def readyz(
     found: Found,
     workers: Annotated[

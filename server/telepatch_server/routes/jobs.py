@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import field_validator
 
 from telepatch_broker.jobs import NewJob, Result
 from telepatch_broker.limits import Limits
@@ -21,14 +22,14 @@ from telepatch_protocol.errors import (
     ErrorRecord,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
     TelepatchError,
     Unauthorized,
-    from_record,
 )
 from telepatch_protocol.jobs import ENDED, Accepted, JobStatus, Priority, State, Submission, SubmissionAnswer
 from telepatch_server.access import origin_of
 from telepatch_server.admission import Admitted, Verdict, admit
-from telepatch_server.allowance import check_room, waits
+from telepatch_server.allowance import CROWDED, check_room, timed
 from telepatch_server.auth import PROTECTED, Asking, Person
 from telepatch_server.bodies import body_of, documented
 from telepatch_server.problems import problem, responses
@@ -50,6 +51,13 @@ class Cancelling(Frozen):
     """What is to be cancelled: jobs by id, or ``"all"`` of one's own that have not ended."""
 
     jobs: tuple[str, ...] | Literal["all"]
+
+    @field_validator("jobs", mode="before")
+    @classmethod
+    def _ids_or_all(cls, value: object) -> object:
+        if value == "all" or (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            return value
+        raise ValueError('a list of ids works, or "all"')
 
 
 class AfterCancelling(Frozen):
@@ -109,6 +117,8 @@ async def submit(
         return _answer(received, [_tried(*pair) for pair in _pairs(received, verdicts)], None, done=True)
     before = await found.log.last(person)
     answers = await _queue(received, verdicts, known.limits, found, origin_of(request.scope))
+    if any(one.error is not None and one.error.code in CROWDED for one in answers):
+        found.crowded.add(person)
     _write(person, verdicts, answers)
     as_json = (format or ("json" if received.bare else "safetensors")) == "json"
     if wait > 0:
@@ -259,8 +269,10 @@ def _ended(answer: Accepted, result: Result | TelepatchError, states: dict[str, 
 
 def _answer(received: Received, answers: list[Accepted], events: str | None, *, done: bool) -> Response:
     refused = [answer.error for answer in answers if answer.state is None and answer.error is not None]
-    errors = [from_record(error) for error in refused]
-    if refused and (received.bare or (len(refused) == len(answers) and all(map(waits, errors)))):
+    errors = [timed(error) for error in refused]
+    if refused and (
+        received.bare or (len(refused) == len(answers) and all(isinstance(one, RateLimited) for one in errors))
+    ):
         return problem(errors[0])
     status = 422 if len(refused) == len(answers) else 200 if done else 202
     body = SubmissionAnswer(jobs=tuple(answers), events=events)

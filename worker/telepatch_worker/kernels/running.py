@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from telepatch_protocol.errors import ExecutionError, TelepatchError
@@ -12,6 +11,7 @@ from telepatch_protocol.ops import Op, bind, find_op
 from telepatch_worker.kernels import algebra, drawing, elementwise, layers, losses, making, picking, reductions, shaping
 from telepatch_worker.kernels.adapters import Kernel
 from telepatch_worker.tensor_values import DTYPES, Device, meta_of
+from telepatch_worker.trouble import is_memory
 
 KERNELS: dict[str, Kernel] = {
     **elementwise.KERNELS,
@@ -60,11 +60,11 @@ def run_op(
         ready["device"] = device
     try:
         found = KERNELS[name](**ready)
-    except torch.OutOfMemoryError:
-        raise  # the engine splits the batch and tries again
     except TelepatchError as error:
         raise type(error)(f"{name}: {error.detail}") from None
     except (RuntimeError, IndexError, TypeError, ValueError, OverflowError) as error:
+        if is_memory(error):
+            raise  # the engine splits the batch and tries again
         _explain(op, bound)
         raise ExecutionError(f"{name}: {str(error).partition(chr(10))[0]}") from error
     return dict(zip(op.outputs, found, strict=True)) if isinstance(found, tuple) else found
