@@ -61,6 +61,7 @@ class Server:
         limit: bytes that it may use; 0 for no limit.
         clients: connections.
         keys: how many.
+        quarantined: jobs that are kept in quarantine.
         journal: whether it keeps one.
         journal_ok: whether that was last written and rewritten without trouble.
     """
@@ -69,6 +70,7 @@ class Server:
     limit: int
     clients: int
     keys: int
+    quarantined: int
     journal: bool
     journal_ok: bool
 
@@ -126,6 +128,7 @@ class Condition:
             limit=int(info.get("maxmemory", 0)),
             clients=int(info["connected_clients"]),
             keys=int(await self._redis.dbsize()),
+            quarantined=int(await self._redis.zcard(keys.QUARANTINE)),
             journal=bool(int(info.get("aof_enabled", 0))),
             journal_ok=written == ("ok", "ok"),
         )

@@ -36,7 +36,10 @@ JOBS: Final = Measure(
     ("model", "state"),
 )
 ALIVE: Final = Measure(
-    "telepatch_workers", "gauge", "Workers that are alive: idle, busy, or loading the model", ("model", "state")
+    "telepatch_workers",
+    "gauge",
+    "Workers that are alive: idle, busy, draining, or loading the model",
+    ("model", "state"),
 )
 QUEUED: Final = Measure("telepatch_queue_jobs", "gauge", "Jobs that are ready to be taken", _LANE)
 OLDEST: Final = Measure("telepatch_queue_oldest_seconds", "gauge", "How long the oldest of them has waited", _LANE)
@@ -52,6 +55,9 @@ RECLAIMED: Final = Measure(
     "telepatch_leases_reclaimed_total", "counter", "Jobs taken back from workers that were not heard of", _MODEL
 )
 FAILED: Final = Measure("telepatch_failed_jobs_total", "counter", "Jobs that failed, by code", ("model", "code"))
+QUARANTINED: Final = Measure(
+    "telepatch_quarantined_jobs", "gauge", "Jobs that workers died over, kept for whoever runs this service to look at"
+)
 
 MEMORY: Final = Measure("telepatch_redis_memory_bytes", "gauge", "Memory that Redis uses")
 LIMIT: Final = Measure("telepatch_redis_memory_limit_bytes", "gauge", "Memory that it may use; 0 for no limit")
@@ -64,8 +70,8 @@ JOURNAL_OK: Final = Measure(
 
 OWN: Final = (UP, FREE, SPACE)
 SHARED: Final = (
-    JOBS, ALIVE, QUEUED, OLDEST, PEOPLE, PERSON, ATTEMPTS, RECLAIMED, FAILED, MEMORY, LIMIT, CLIENTS, KEYS, JOURNAL,
-    JOURNAL_OK, *WORKERS,
+    JOBS, ALIVE, QUEUED, OLDEST, PEOPLE, PERSON, ATTEMPTS, RECLAIMED, FAILED, QUARANTINED, MEMORY, LIMIT, CLIENTS,
+    KEYS, JOURNAL, JOURNAL_OK, *WORKERS,
 )  # fmt: skip
 
 Family = tuple[Measure, Samples]
@@ -120,6 +126,7 @@ def _disk(folder: Path) -> list[Family]:
 
 def _redis(server: Server) -> Iterator[Family]:
     numbers = {
+        QUARANTINED: server.quarantined,
         MEMORY: server.memory,
         LIMIT: server.limit,
         CLIENTS: server.clients,
@@ -145,8 +152,10 @@ def _of_models(models: Sequence[_About]) -> Iterator[Family]:
 
 
 def _alive(model: ModelOverview) -> Iterable[tuple[str, int]]:
-    busy = sum(worker.running > 0 for worker in model.workers)
-    return ("idle", len(model.workers) - busy), ("busy", busy), ("loading", len(model.loading))
+    draining = sum(worker.state == "draining" for worker in model.workers)
+    busy = sum(worker.running > 0 and worker.state != "draining" for worker in model.workers)
+    idle = len(model.workers) - busy - draining
+    return ("idle", idle), ("busy", busy), ("draining", draining), ("loading", len(model.loading))
 
 
 def _of_workers(models: Sequence[_About]) -> Iterator[Family]:

@@ -57,6 +57,7 @@ IMPORTING = {"importlib.import_module", "importlib.util.spec_from_file_location"
 ALLOWED: dict[str, str] = {
     "worker/telepatch_worker/loaders.py": "the loader of a card file, which lies on the operator's own disk",
     "client/telepatch/__init__.py": "the modules of this very package, by a table",
+    "client/telepatch/cli/check.py": "what the rooms that are installed look at, by their entry points",
     "client/telepatch/cli/discovery.py": "the commands of the rooms that are installed, by their entry points",
     "client/telepatch/cli/demo.py": "the studies of the repository, by a path on the command line",
     "server/telepatch_server/tether.py": "a part of the service becomes the command that it was started for",

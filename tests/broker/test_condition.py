@@ -65,13 +65,14 @@ async def test_attempts_reclaimed_leases_and_failures_are_counted_where_they_hap
     await lane.take(MODEL, "w1", max_jobs=1)
     await lane.fail(parent.id, "w1", ExecutionError("no").record())
     await lane.submit([lost])
-    for _ in range(3):
+    for _ in range(2):
         await lane.take(MODEL, "w1", lease_seconds=0.01)
         await asyncio.sleep(0.05)
         await lane.reclaim(MODEL)
     totals = await condition.totals(MODEL)
-    assert (totals.attempts, totals.reclaimed) == (4, 3)
+    assert (totals.attempts, totals.reclaimed) == (3, 2)
     assert totals.failed == {"dependency_failed": 1, "execution_error": 1, "worker_lost": 1}
+    assert (await condition.server()).quarantined == 1
 
 
 async def test_a_taken_job_says_how_long_it_waited_and_where_it_came_from(lane: Lane):

@@ -19,6 +19,7 @@ app = typer.Typer(rich_markup_mode="rich")
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 _OLD_SECONDS: Final = 60.0
+_STATES: Final = ("busy", "idle", "draining", "loading")
 
 
 @app.command(rich_help_panel="Use a service")
@@ -114,7 +115,7 @@ def _models(between: Between) -> Table:
 def _row(between: Between, model: str) -> Iterator[str]:
     now = between.now
     yield model
-    states = {state: now.total("telepatch_workers", model=model, state=state) for state in ("busy", "idle", "loading")}
+    states = {state: now.total("telepatch_workers", model=model, state=state) for state in _STATES}
     yield ", ".join(f"{number:.0f} {state}" for state, number in states.items() if number) or "none"
     for lane in ("interactive", "long"):
         yield f"{now.total('telepatch_queue_jobs', model=model, lane=lane):.0f}"
