@@ -89,11 +89,15 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with embedded_valkey(tmp_path / "valkey") as url:
         own = {"TELEPATCH_REDIS_URL": url, "TELEPATCH_BLOBS": str(tmp_path / "blobs"), "OMP_NUM_THREADS": "1"}
         environment = kept | own | {"TELEPATCH_WORKER_LEASE_SECONDS": "2"}
+        words = [sys.executable, "-P", "-m", "telepatch", "keys", "add", "root", "--scope", "admin"]
+        key = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        environment["TELEPATCH_API_KEY"] = key
         command = [sys.executable, "-P", "-m", "telepatch", "gateway", "--port", "0"]
         gateway = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         try:
             assert gateway.stdout is not None
-            with httpx.Client(base_url=gateway.stdout.readline().split()[-1], timeout=120) as http:
+            url, headers = gateway.stdout.readline().split()[-1], {"Authorization": f"Bearer {key}"}
+            with httpx.Client(base_url=url, headers=headers, timeout=120) as http:
                 yield Deployment(http, environment, tmp_path)
         finally:
             gateway.terminate()
