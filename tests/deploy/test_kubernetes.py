@@ -13,10 +13,10 @@ import pytest
 from tests.deploy.rendered import KUBERNETES, OVERLAYS, Object, of_kind, overlay, pods, references, render, selected
 from tests.repo.test_deployment import understands, words_of
 
-from telepatch_server.metrics import Metrics
 from telepatch_worker.cards import read_cards
 from telepatch_worker.settings import Settings
 
+METRICS = (KUBERNETES.parents[1] / "docs" / "metrics.md").read_text()
 RUNBOOK = (KUBERNETES.parent / "README.md").read_text()
 CUSTOM = {"ScaledObject"}
 """Kinds that Kubernetes itself does not know."""
@@ -226,8 +226,9 @@ def test_workers_are_scaled_by_a_metric_that_the_gateway_has_of_a_model_that_is_
     [trigger] = scaled["spec"]["triggers"]
     model = workers("autoscale")[target]["metadata"]["labels"]["telepatch/model"]
     assert trigger["metadata"]["query"] == f'max(telepatch_jobs{{model="{model}",state="queued"}})'
-    [known] = [one for one in Metrics().registry.collect() if one.name == "telepatch_jobs"]
-    assert known.type == "gauge"
+    assert "| `telepatch_jobs` | gauge | `model` `state` |" in METRICS
+    read = {one["name"]: one.get("value") for one in container(pods(overlay("autoscale"))["gateway"])["env"]}
+    assert read["TELEPATCH_GATEWAY_METRICS"] == "open"
     assert scaled["spec"]["minReplicaCount"] >= 1
 
 
