@@ -156,7 +156,7 @@ async def stream(http: httpx.AsyncClient, url: str, key: str, place: str | None)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_a_stream_of_events_goes_on_at_the_other_gateway_where_it_broke(running: Fleet, tmp_path: Path) -> None:
-    key = running.key("ada")
+    key = await asyncio.to_thread(running.key, "ada")
     gateways = [running.gateway() for _ in range(2)]
     running.worker(MODEL)
     until(lambda: answers(f"{gateways[0].url}/readyz"), running.said("worker"))
