@@ -9,7 +9,10 @@ import pytest
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ("/v1/jobs?dryrun=true", "'dryrun' (did you mean 'dry_run'?); it has: wait, format, dry_run"),
+        (
+            "/v1/jobs?dryrun=true",
+            "'dryrun' (did you mean 'dry_run'?); it has: wait, format, dry_run, priority, timeout_seconds",
+        ),
         ("/v1/tokenize?x=1", "'x'; it has: none"),
     ],
 )
