@@ -16,7 +16,7 @@ from telepatch_worker.desk import Desk, Outcome, Settled, always
 from telepatch_worker.engine import Engine, Task
 from telepatch_worker.floor import Floor
 from telepatch_worker.long import LongJob, Turns
-from telepatch_worker.pauses import Pauses
+from telepatch_worker.pauses import UNBROKEN, Pauses
 from telepatch_worker.ranks import Ranks, leave
 
 
@@ -141,6 +141,6 @@ class Lead:
         """A floor with nobody on it."""
         return Floor(engine, desk, proceed) if self._ranks is None else LeadFloor(engine, desk, proceed, self._ranks)
 
-    def turns(self, engine: Engine, desk: Desk, pauses: Pauses) -> Turns:
+    def turns(self, engine: Engine, desk: Desk, pauses: Pauses = UNBROKEN) -> Turns:
         """No jobs that train, so far. On several ranks their steps are not broken by pauses."""
         return Turns(engine, desk, pauses) if self._ranks is None else LeadTurns(engine, desk, self._ranks)
