@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -29,7 +30,8 @@ class Line:
     def ask(self, method: str, path: str, *headers: str, body: bytes = b"", host: str | None = None) -> Answer:
         """A request written out by hand; the host is the gateway's own, unless given."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.address if host is None else host}", *headers]
-        self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        with suppress(ConnectionError):  # it may hang up in the middle, and have said why
+            self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         return self.answer(bare=method == "HEAD")
 
     def answer(self, *, bare: bool = False) -> Answer:

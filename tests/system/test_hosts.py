@@ -132,7 +132,8 @@ def test_models_come_and_go_while_others_serve_and_a_broken_worker_comes_back(de
         assert not psutil.pid_exists(again["pid"])
         waiting = deployment.run("gpt2-random", wait=0)
         assert waiting["state"] == "queued"
-        assert any("no worker" in one for one in waiting["warnings"])
+        # the gateway looks at what is served every two seconds
+        deployment.until(lambda: "no worker" in str(deployment.run("gpt2-random", wait=0).get("warnings")))
         assert deployment.telepatch("models", "load", "gpt2-random").returncode == 0
         deployment.until(lambda: deployment.http.get(f"/v1/jobs/{waiting['id']}").json()["state"] == "completed")
         [last] = deployment.copies("gpt2-random")

@@ -497,8 +497,8 @@ async def process_of(desk: Desk, folder: Path) -> AsyncIterator[tuple[subprocess
 
 def lasting(desk: Desk) -> NewJob:
     """A job that takes some seconds, on whatever machine: many products of large matrices, one after the other."""
-    steps = [desk.build.call(f"m{at}", "matmul", f"$m{at - 1}" if at else "$w", "$w") for at in range(60)]
-    nodes = [desk.build.get("h", "blocks.0:resid_post", [":", -1]), *steps, desk.build.call("n", "norm", "$m59")]
+    steps = [desk.build.call(f"m{at}", "matmul", f"$m{at - 1}" if at else "$w", "$w") for at in range(150)]
+    nodes = [desk.build.get("h", "blocks.0:resid_post", [":", -1]), *steps, desk.build.call("n", "norm", "$m149")]
     attachment = results.encode({"w": torch.zeros(1500, 1500)})
     saves = {"n": "$n", "h": "$h"}
     return desk.job(*nodes, constants={"w": {"tensor": "w"}}, attachment=attachment, saves=saves)
@@ -513,7 +513,7 @@ async def test_asked_through_redis_it_says_that_it_drains_finishes_and_ends(desk
         await desk.until(id, "running")
         await registry.drain(worker.id)
         until = time.monotonic() + 20
-        while (await registry.workers(MODEL))[0].state != "draining" and time.monotonic() < until:
+        while [one.state for one in await registry.workers(MODEL)] != ["draining"] and time.monotonic() < until:
             await asyncio.sleep(0.02)
         assert await desk.state(id) == "running"
         late = desk.job()
