@@ -13,6 +13,10 @@ Kept = torch.Tensor | Rows[torch.Tensor]
 """A saved value, or a column of an upload."""
 
 
+EACH_BYTES = 1024
+"""About what a result takes, and each of its values, beside its numbers: of very many small ones that is nearly all."""
+
+
 class Recent:
     """The newest results up to so many bytes.
 
@@ -25,7 +29,8 @@ class Recent:
 
     def put(self, job: str, saved: Mapping[str, Kept]) -> None:
         """Keep a result, and let the oldest go where it gets too much."""
-        self._kept.put(job, saved, sum(one.nbytes for one in saved.values()))
+        own = {name: _own(one) for name, one in saved.items()}
+        self._kept.put(job, own, EACH_BYTES * (1 + len(own)) + sum(one.nbytes for one in own.values()))
 
     def get(self, job: str) -> Mapping[str, Kept] | None:
         """The result of a job, where it is still here."""
@@ -34,3 +39,10 @@ class Recent:
     def drop(self, job: str) -> None:
         """Let a result go."""
         self._kept.drop(job)
+
+
+def _own(value: Kept) -> Kept:
+    """A value that holds on to no more than itself: one that is a part of a whole batch would keep all of that."""
+    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > 2 * value.nbytes:
+        return value.clone(memory_format=torch.contiguous_format)
+    return value
