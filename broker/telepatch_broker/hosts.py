@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, cast
 import redis.asyncio
 
 from telepatch_broker import keys
-from telepatch_broker.registry import Told
+from telepatch_protocol.card import Frozen
 from telepatch_protocol.errors import BadArgument, Conflict, NotFound
+from telepatch_protocol.understood import understood
 
 SEAT_SECONDS: Final = 15.0
 """How long after the death of a host its copies go to others."""
@@ -25,7 +26,7 @@ CopyState = Literal["loading", "ready", "draining", "failed"]
 """On its way; serves; finishes what it has; did not start or broke, and is tried again later."""
 
 
-class Wanted(Told):
+class Wanted(Frozen):
     """A model that is to be served: by so many workers, on one host or on any; `since` is a Unix time in seconds."""
 
     model: str
@@ -34,7 +35,7 @@ class Wanted(Told):
     since: float = 0.0
 
 
-class Copies(Told):
+class Copies(Frozen):
     """One copy of a model on a host.
 
     Attributes:
@@ -54,7 +55,7 @@ class Copies(Told):
     pid: int | None = None
 
 
-class HostInfo(Told):
+class HostInfo(Frozen):
     """What a host says of itself; `seen` is when it was last heard of."""
 
     name: str
@@ -115,13 +116,13 @@ class Hosts:
     async def wanted(self) -> dict[str, Wanted]:
         """All that is wanted, by model."""
         found = await _awaited(self._redis.hgetall(keys.WANTED))
-        return {name.decode(): Wanted.model_validate_json(text) for name, text in sorted(found.items())}
+        return {name.decode(): understood(Wanted, text) for name, text in sorted(found.items())}
 
     async def alive(self) -> list[HostInfo]:
         """All hosts that are alive."""
         names = sorted(name.decode() for name in await _awaited(self._redis.smembers(keys.HOSTS)))
         texts = await _awaited(self._redis.mget([keys.host(name) for name in names])) if names else []
-        return [HostInfo.model_validate_json(text) for text in texts if text is not None]
+        return [understood(HostInfo, text) for text in texts if text is not None]
 
     # For hosts
 

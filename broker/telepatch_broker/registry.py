@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Literal, cast
 
 import redis.asyncio
-from pydantic import ConfigDict
 from redis.exceptions import RedisError
 
 from telepatch_broker import keys
@@ -25,13 +24,7 @@ _DRAIN_SECONDS = 3600
 WorkerState = Literal["ready", "draining"]
 
 
-class Told(Frozen):
-    """What processes of different versions tell each other: what only a newer one knows is passed over."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class WorkerInfo(Told):
+class WorkerInfo(Frozen):
     """What a worker says of itself with every heartbeat; times are Unix times in seconds.
 
     Attributes:
@@ -53,7 +46,7 @@ class WorkerInfo(Told):
     state: WorkerState = "ready"
 
 
-class LoadProgress(Told):
+class LoadProgress(Frozen):
     """How far a worker is with loading: `done` of `total` in the unit of the `stage`, 0 of 0 where it cannot know."""
 
     worker: str
